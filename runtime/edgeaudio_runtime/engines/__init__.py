@@ -1,0 +1,1 @@
+"""Engines behind one protocol: numpy (always there), onnxruntime, litert."""

@@ -1,0 +1,199 @@
+"""The integer graph: a short list of operations on ``[N, T, F, C]`` tensors with explicit quantization and explicit state.
+
+Lowering produces it, targets re-express it, the numpy engine runs it. ``T`` of every tensor is the length for one network
+step; the numpy engine also runs any whole number of steps in one call, so no operation may name an absolute time index
+from the front (``slice`` counts from the end).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.quantization import REQUANTIZATIONS, QuantParams
+
+KINDS: Mapping[str, frozenset[str]] = MappingProxyType({
+    # kind: names of its attributes
+    "conv": frozenset({"stride", "dilation", "groups", "pad_f", "relu"}),
+    "fully_connected": frozenset({"relu"}),
+    "add": frozenset({"relu"}),
+    "sub": frozenset({"relu"}),
+    "mul": frozenset({"relu"}),
+    "mean_frequency": frozenset(),
+    "merge_frequency": frozenset(),
+    "concat": frozenset({"axis"}),
+    "slice": frozenset({"axis", "start", "stop"}),
+    "relu": frozenset(),
+    "clamp": frozenset({"low", "high"}),
+    "sigmoid": frozenset(),
+    "tanh": frozenset(),
+    "softmax": frozenset(),
+    "quantize": frozenset(),
+    "dequantize": frozenset(),
+    "requantize": frozenset(),
+})
+"""Operations of the integer graph.
+
+``conv``: inputs x ``[N,T,F,C]``, weight ``[O,KT,KF,C/groups]``, bias int32 ``[O]``; ``stride`` and ``dilation`` are ``(t, f)``; time is
+never padded (FIFOs are explicit), frequency is padded by ``pad_f = (low, high)`` with the zero point; output channel ``o`` reads the input channels of
+group ``o // (O // groups)`` (depthwise: ``groups == C``).
+``fully_connected``: x ``[N,T,F,C]``, weight ``[O,C]``, bias int32 ``[O]``, on the last axis.
+``add``, ``sub``, ``mul``: two tensors of one shape (T of a constant may be 1).
+``mean_frequency``: ``[N,T,F,C] -> [N,T,1,C]``. ``merge_frequency``: ``[N,T,F,C] -> [N,T,1,F*C]``, F major.
+``concat``, ``slice``: ``axis`` 1 (time) or 3 (channels), all tensors share quantization; on time ``start`` and ``stop`` count from
+the end: ``start < 0`` and ``stop`` is ``<= 0`` with 0 meaning the end; on channels they are plain indices.
+``relu``, ``clamp``: ``low``/``high`` are codes; input and output share quantization. ``relu: true`` on another operation clamps at the output's zero point.
+``sigmoid``, ``tanh``, ``softmax`` (last axis): int8 to int8. ``quantize``: float32 to codes; ``dequantize``: codes to float32;
+``requantize``: codes to codes of other parameters.
+A conv, fully_connected, add, sub, mul, mean_frequency, relu, sigmoid, tanh or softmax whose tensors are float32 is a float island.
+"""
+
+DTYPES = ("int8", "int16", "int32", "float32")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tensor:
+    """One edge of the graph."""
+
+    name: str
+    """Unique in the graph."""
+    shape: tuple[int, ...]
+    """``(N, T, F, C)`` for activations and states (N is 1); as listed in :data:`KINDS` for constants."""
+    dtype: str
+    """One of :data:`DTYPES`."""
+    quant: QuantParams | None = None
+    """None exactly when ``dtype`` is "float32"."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise SpecError(f"tensor {self.name!r}: dtype={self.dtype!r} must be one of {list(DTYPES)}")
+        if (self.quant is None) != (self.dtype == "float32"):
+            raise SpecError(f"tensor {self.name!r}: dtype={self.dtype!r} and quant={self.quant}; integer tensors have one, float32 has none")
+        if self.quant is not None and self.quant.dtype != self.dtype:
+            raise SpecError(f"tensor {self.name!r}: dtype={self.dtype!r} but its quantization says {self.quant.dtype!r}")
+        if any(size < 1 for size in self.shape):
+            raise SpecError(f"tensor {self.name!r}: shape={self.shape} must have sizes >= 1")
+
+    @property
+    def zero_code(self) -> int:
+        """The code (or value) that stands for real 0."""
+        return 0 if self.quant is None else self.quant.zero_point
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Op:
+    """One operation; ``kind`` and ``attrs`` as in :data:`KINDS`."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    """Where it came from, for reports; need not be unique."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SpecError(f"operation kind={self.kind!r} is not in the integer graph; it has {sorted(KINDS)}")
+        unknown = sorted(set(self.attrs) - KINDS[self.kind])
+        if unknown:
+            raise SpecError(f"operation {self.kind!r}: unknown attributes {unknown}; it has {sorted(KINDS[self.kind])}")
+        frozen = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in self.attrs.items()}
+        object.__setattr__(self, "attrs", MappingProxyType(frozen))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateSpec:
+    """A tensor carried from step to step: written by ``output``, read as ``input`` one step later."""
+
+    name: str
+    input: str
+    """Tensor that holds the state when a step begins; same shape, dtype and quantization as ``output``."""
+    output: str
+    """Tensor that holds it when the step ends."""
+    initial: int | float
+    """Value that fills it after a reset: the zero point (real 0 for float32)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerGraph:
+    """A validated graph: one feature input, one logits output, any number of states."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    constants: Mapping[str, npt.NDArray[Any]]
+    """Data of the tensors that are weights, biases or other constants."""
+    ops: tuple[Op, ...]
+    """In an order in which they can run."""
+    input: str
+    """Features, ``[1, step_frames, F, C]``."""
+    output: str
+    """Logits, ``[1, outputs_per_step, 1, n_labels]``."""
+    states: tuple[StateSpec, ...] = ()
+    requantization: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.requantization not in REQUANTIZATIONS:
+            raise SpecError(f"requantization={self.requantization!r} must be one of {list(REQUANTIZATIONS)}")
+        self._check_constants()
+        self._check_order()
+        self._check_states()
+
+    def _check_constants(self) -> None:
+        for name, data in self.constants.items():
+            tensor = self._tensor(name, "a constant")
+            if tuple(data.shape) != tensor.shape or data.dtype != np.dtype(tensor.dtype):
+                raise SpecError(f"constant {name!r}: data is {data.dtype}{list(data.shape)}, the tensor {tensor.dtype}{list(tensor.shape)}")
+
+    def _check_order(self) -> None:
+        known = {self.input, *self.constants, *(s.input for s in self.states)}
+        for op in self.ops:
+            for name in op.inputs:
+                self._tensor(name, f"operation {op.kind!r}")
+                if name not in known:
+                    raise SpecError(f"operation {op.kind!r} reads {name!r} before anything wrote it")
+            for name in op.outputs:
+                self._tensor(name, f"operation {op.kind!r}")
+                if name in known:
+                    raise SpecError(f"tensor {name!r} is written twice")
+                known.add(name)
+        if self.output not in known:
+            raise SpecError(f"output {self.output!r} is written by no operation")
+
+    def _check_states(self) -> None:
+        for state in self.states:
+            before, after = self._tensor(state.input, "a state"), self._tensor(state.output, "a state")
+            if (before.shape, before.dtype, before.quant) != (after.shape, after.dtype, after.quant):
+                raise SpecError(f"state {state.name!r}: {state.input!r} and {state.output!r} must share shape, dtype and quantization")
+            if state.initial != before.zero_code:
+                raise SpecError(f"state {state.name!r}: initial={state.initial} must be the zero point {before.zero_code}")
+
+    def _tensor(self, name: str, who: str) -> Tensor:
+        if name not in self.tensors:
+            raise SpecError(f"{who} names tensor {name!r}, which the graph does not have")
+        return self.tensors[name]
+
+    @property
+    def input_tensor(self) -> Tensor:
+        """Feature input."""
+        return self.tensors[self.input]
+
+    @property
+    def output_tensor(self) -> Tensor:
+        """Logits output."""
+        return self.tensors[self.output]
+
+    @property
+    def step_frames(self) -> int:
+        """Feature frames one network step consumes."""
+        return self.input_tensor.shape[1]
+
+    @property
+    def outputs_per_step(self) -> int:
+        """Logit vectors one network step yields."""
+        return self.output_tensor.shape[1]
