@@ -1,0 +1,1 @@
+"""The parity ladder: neighbours are compared, so that blame is unambiguous."""

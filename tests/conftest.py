@@ -1,0 +1,38 @@
+"""What all tests share: where real speech lies, and the rule that nothing may skip in silence."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("edgeaudio", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.load_profile("edgeaudio")
+
+# Two workers share two cores; more threads a worker only fight.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+MAY_SKIP = ("real_speech", "other_python")
+"""Markers of tests whose need no package registry can meet: recordings, interpreters of other versions."""
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real recordings, or a visible skip."""
+    folder = os.environ.get("EDGEAUDIO_DATA")
+    if not folder:
+        pytest.skip("EDGEAUDIO_DATA is not set; real-speech tests need the recordings")
+    return Path(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With EDGEAUDIO_FORBID_SKIPS=1 a skip is a failure, save for the markers in MAY_SKIP."""
+    report = yield
+    forbidden = os.environ.get("EDGEAUDIO_FORBID_SKIPS") == "1" and not any(item.get_closest_marker(name) for name in MAY_SKIP)
+    if forbidden and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may skip: {report.longrepr}"
+    return report
