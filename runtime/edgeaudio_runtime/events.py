@@ -1,0 +1,73 @@
+"""What a stream reports: keywords and transcripts, with their times in seconds of audio since the last reset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_TIME_DECIMALS = 4
+"""JSON times are rounded to 0.1 ms, more than two samples at 16 kHz."""
+_SCORE_DECIMALS = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeywordEvent:
+    """A keyword was detected."""
+
+    label: str
+    score: float
+    """Smoothed probability at the step that detected it, 0 to 1."""
+    start_s: float
+    """Where the word begins (an estimate, see ``KeywordDetector``)."""
+    end_s: float
+    """Where the word ends, or the moment of detection if it was still being spoken."""
+    detected_s: float
+    """End of the audio that had to be heard before the detector could know."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: one line of ``edgeaudio-run --json``."""
+        return {
+            "event": "keyword",
+            "label": self.label,
+            "score": round(self.score, _SCORE_DECIMALS),
+            "start_s": round(self.start_s, _TIME_DECIMALS),
+            "end_s": round(self.end_s, _TIME_DECIMALS),
+            "detected_s": round(self.detected_s, _TIME_DECIMALS),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """One label of a transcript."""
+
+    label: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranscriptEvent:
+    """The transcript grew (``final`` false) or is complete (``final`` true)."""
+
+    text: str
+    final: bool
+    start_s: float
+    """Start of the first token."""
+    end_s: float
+    """End of the last token."""
+    tokens: tuple[Token, ...]
+    """The labels behind ``text``; not part of the JSON line."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: one line of ``edgeaudio-run --json``."""
+        return {
+            "event": "transcript",
+            "text": self.text,
+            "final": self.final,
+            "start_s": round(self.start_s, _TIME_DECIMALS),
+            "end_s": round(self.end_s, _TIME_DECIMALS),
+        }
+
+
+Event = KeywordEvent | TranscriptEvent
+"""Anything a stream reports."""
