@@ -1,1 +1,1 @@
-"""edgeaudio."""
+"""edgeaudio's build side: architectures, corpora, augmentation, training and checkpoints."""

@@ -1,0 +1,67 @@
+"""The architectures a recipe or checkpoint may name, and how a module is made from a name and plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+from edgeaudio_models.ctc_net import CtcNet, CtcNetConfig
+from edgeaudio_models.ds_tc_resnet import DsTcResNet, DsTcResNetConfig
+from edgeaudio_models.streaming import StreamingModule
+from edgeaudio_runtime.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A family of networks."""
+
+    task: str
+    """"keyword" or "ctc"."""
+    config_type: type[Any]
+    """Frozen dataclass with at least ``n_features`` and ``n_labels``."""
+    build: Callable[[Any], StreamingModule]
+    """Module with fresh weights from a value of ``config_type``."""
+
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({
+    "ds_tc_resnet": Architecture(task="keyword", config_type=DsTcResNetConfig, build=DsTcResNet),
+    "ctc_net": Architecture(task="ctc", config_type=CtcNetConfig, build=CtcNet),
+})
+"""By the name that recipes and checkpoints use."""
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture called ``name``; SpecError with the known names otherwise."""
+    if name not in ARCHITECTURES:
+        raise SpecError(f"architecture={name!r} is unknown; this version has {sorted(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def architecture_config(name: str, values: Mapping[str, Any]) -> Any:
+    """Configuration of ``name`` from plain values; unknown and missing keys are refused by name."""
+    config_type = architecture(name).config_type
+    known = {field.name for field in fields(config_type)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise SpecError(f"architecture {name!r}: unknown parameters {unknown}; it has {sorted(known)}")
+    missing = sorted({"n_features", "n_labels"} - set(values))
+    if missing:
+        raise SpecError(f"architecture {name!r}: parameters {missing} are missing")
+    return config_type(**values)
+
+
+def config_values(config: Any) -> dict[str, Any]:
+    """Plain values of a configuration, JSON-ready: the inverse of :func:`architecture_config`."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+
+
+def build_module(name: str, values: Mapping[str, Any]) -> StreamingModule:
+    """Module ``name`` with fresh weights (seed torch first for the same ones) from plain values."""
+    return architecture(name).build(architecture_config(name, values))
+
+
+def count_parameters(module: StreamingModule) -> int:
+    """Trainable numbers in ``module``."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

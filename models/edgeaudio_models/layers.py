@@ -1,0 +1,112 @@
+"""Blocks of the streaming networks, ``[N, channels, T]`` inside, each with its past as an argument and a result.
+
+A convolution over time with kernel k, dilation d and stride s is "valid" on the past joined with the new frames; the
+past is the last ``d * (k - 1) - (s - 1)`` frames (google-research/kws_streaming ``layers/stream.py`` keeps the same
+count). From a reset that past is real 0, which in int8 is the zero point.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgeaudio_runtime.errors import SpecError
+
+
+def join_past(past: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the past before the new frames: ``(cat([past, x]), its last K frames)`` for a past of K frames."""
+    joined = torch.cat([past, x], dim=2)
+    return joined, joined[:, :, -past.shape[2] :]
+
+
+class StreamingConv(nn.Module):
+    """Join the past, convolve over time, normalize: FIFO -> conv1d -> batch norm.
+
+    The bias lies in the batch norm, which export folds into the convolution.
+    """
+
+    def __init__(
+        self, n_inputs: int, n_outputs: int, *, kernel_size: int, stride: int = 1, dilation: int = 1, groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.state_shape = (n_inputs, dilation * (kernel_size - 1) - (stride - 1))
+        if self.state_shape[1] < 1:
+            raise SpecError(f"kernel_size={kernel_size} must exceed stride={stride}, or there is no past to carry")
+        self.conv = nn.Conv1d(
+            n_inputs, n_outputs, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=False,
+        )
+        self.batch_norm = nn.BatchNorm1d(n_outputs)
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, n_inputs, T]`` and the past to ``[N, n_outputs, T // stride]`` and the new past."""
+        joined, past = join_past(past, x)
+        return self.batch_norm(self.conv(joined)), past
+
+
+class PointwiseConv(nn.Module):
+    """Mix channels frame by frame: conv1d of kernel 1 -> batch norm."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(n_inputs, n_outputs, 1, bias=False)
+        self.batch_norm = nn.BatchNorm1d(n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, n_inputs, T]`` to ``[N, n_outputs, T]``."""
+        y: Tensor = self.batch_norm(self.conv(x))
+        return y
+
+
+class SeparableBlock(nn.Module):
+    """FIFO -> depthwise -> relu -> pointwise -> relu, with an optional stride and another width; no residual."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, *, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise = StreamingConv(n_inputs, n_inputs, kernel_size=kernel_size, stride=stride, groups=n_inputs)
+        self.pointwise = PointwiseConv(n_inputs, n_outputs)
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, n_inputs, T]`` and the past to ``[N, n_outputs, T // stride]`` and the new past."""
+        y, past = self.depthwise(x, past)
+        return torch.relu(self.pointwise(torch.relu(y))), past
+
+
+class ResidualBlock(nn.Module):
+    """``relu(x + pointwise(relu(depthwise(x))))``: FIFO -> depthwise -> relu -> pointwise -> add -> relu.
+
+    Width and frame rate stay, so that both inputs and the output of every addition can share one scale: then the
+    int8 sum is exact in every engine. Every value that passes a FIFO is >= 0.
+    """
+
+    def __init__(self, channels: int, *, kernel_size: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.depthwise = StreamingConv(channels, channels, kernel_size=kernel_size, dilation=dilation, groups=channels)
+        self.pointwise = PointwiseConv(channels, channels)
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, channels, T]`` and the past to the same shape and the new past."""
+        y, past = self.depthwise(x, past)
+        return torch.relu(x + self.pointwise(torch.relu(y))), past
+
+
+class WindowAverage(nn.Module):
+    """Mean over the last ``window`` frames, once every ``stride`` frames: FIFO -> depthwise conv1d of ``1 / window``.
+
+    As a convolution the int8 mean is exact in every engine, which AVERAGE_POOL is not.
+    """
+
+    def __init__(self, channels: int, *, window: int, stride: int) -> None:
+        super().__init__()
+        if window <= stride:
+            raise SpecError(f"window={window} must exceed stride={stride}")
+        self.window = window
+        self.stride = stride
+        self.state_shape = (channels, window - stride)
+        self.weight: Tensor
+        self.register_buffer("weight", torch.full((channels, 1, window), 1.0 / window), persistent=False)
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, channels, T]`` and the past to ``[N, channels, T // stride]`` and the new past."""
+        joined, past = join_past(past, x)
+        return functional.conv1d(joined, self.weight, stride=self.stride, groups=self.weight.shape[0]), past
