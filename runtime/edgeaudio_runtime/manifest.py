@@ -49,7 +49,7 @@ def check_path(path: object) -> str:
     parts = path.split("/") if isinstance(path, str) else []
     plain = isinstance(path, str) and not any(c in path for c in "\\:\0") and path.isprintable()
     if not isinstance(path, str) or not plain or any(part in ("", ".", "..") for part in parts):
-        raise BundleError(f"path={path!r} must be relative, with '/' between names, no '..'; no bundle leads out of itself")
+        raise BundleError(f"path={path!r} must be relative, without '..' or '\\\\'; no bundle leads out of itself")
     return path
 
 
@@ -279,7 +279,7 @@ class Manifest:
 
     def _check_labels(self) -> None:
         if len(self.labels) != self.network.n_labels:
-            raise BundleError(f"n_labels={self.network.n_labels} must be the number of labels, which is {len(self.labels)}")
+            raise BundleError(f"n_labels={self.network.n_labels} must equal the number of labels, {len(self.labels)}")
         strangers = sorted(set(self.background_labels) - set(self.labels))
         if strangers:
             raise BundleError(f"background_labels {strangers} are not in labels {list(self.labels)}")
@@ -347,7 +347,7 @@ class Manifest:
 
 
 def upgraded(values: object) -> dict[str, Any]:
-    """Bring a manifest of an older schema up to :data:`SCHEMA_VERSION`, version by version; refuse a newer one by name."""
+    """Bring a manifest of an older schema up to :data:`SCHEMA_VERSION` step by step; refuse a newer one by name."""
     if not isinstance(values, Mapping):
         raise BundleError(f"manifest is a JSON {type(values).__name__}, it must be an object")
     manifest, version = dict(values), values.get("schema_version")
