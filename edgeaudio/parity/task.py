@@ -1,0 +1,78 @@
+"""The task metric: float against int8 on the same labelled clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio.parity.float_reference import FloatReference
+from edgeaudio.parity.statistics import TaskResult, compare_decisions
+from edgeaudio_runtime.bundle import Bundle
+from edgeaudio_runtime.engines.base import Program
+from edgeaudio_runtime.errors import ParityError
+from edgeaudio_runtime.front_end import compute_features
+from edgeaudio_runtime.quantization import quantize
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledClips:
+    """Clips of one length with what was said and by whom."""
+
+    waveforms: npt.NDArray[np.int16]
+    """``[n, samples]``."""
+    labels: tuple[str, ...]
+    """Label of each clip, from the labels of the bundle."""
+    speakers: tuple[str, ...]
+    """Speaker of each clip; empty where unknown."""
+
+    def without(self, label: str) -> LabelledClips:
+        """The clips of every other label."""
+        keep = [i for i, name in enumerate(self.labels) if name != label]
+        return LabelledClips(
+            waveforms=self.waveforms[keep], labels=tuple(self.labels[i] for i in keep), speakers=tuple(self.speakers[i] for i in keep)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScores:
+    """What both models said of every clip."""
+
+    truth: npt.NDArray[np.intp]
+    reference: npt.NDArray[np.intp]
+    candidate: npt.NDArray[np.intp]
+    """Label indices ``[n]``."""
+    speakers: tuple[str, ...]
+
+    def result(self, keep: npt.NDArray[np.bool_] | None = None) -> TaskResult:
+        """Accuracy, loss and agreement, of all clips or of those where ``keep [n]`` holds."""
+        kept = np.ones(len(self.truth), dtype=bool) if keep is None else keep
+        speakers = [speaker for speaker, k in zip(self.speakers, kept, strict=True) if k]
+        return compare_decisions(self.truth[kept], self.reference[kept], self.candidate[kept], speakers)
+
+
+def score_clips(bundle: Bundle, program: Program, clips: LabelledClips, *, progress: Progress | None = None) -> TaskScores:
+    """Score every clip from reset by its last step, in float and in int8.
+
+    Raises:
+        ParityError: A clip has a label the bundle does not know.
+    """
+    index = {label: i for i, label in enumerate(bundle.labels)}
+    strangers = sorted(set(clips.labels) - set(index))
+    if strangers:
+        raise ParityError(f"labels {strangers} of the data are not among the bundle's {list(bundle.labels)}; map them to _unknown_ first")
+    reference, session = FloatReference(bundle), program.session()
+    decisions = np.zeros((len(clips.labels), 2), dtype=np.intp)
+    for i, samples in enumerate(clips.waveforms):
+        features = compute_features(bundle.features, samples, multiple_of=program.signature.step_frames)
+        session.reset()
+        codes = session.run(quantize(features, program.signature.input_quant))
+        decisions[i] = reference.run(features)[-1].argmax(), codes[-1].argmax()
+        if progress is not None:
+            progress(i + 1, len(clips.labels))
+    truth = np.array([index[label] for label in clips.labels], dtype=np.intp)
+    return TaskScores(truth=truth, reference=decisions[:, 0], candidate=decisions[:, 1], speakers=clips.speakers)
