@@ -1,0 +1,118 @@
+"""Elementwise kernels in numpy: add, sub, mul, relu, clamp, quantize, dequantize, requantize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
+from edgeaudio_runtime.kernel import Array, Kernel
+from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
+from edgeaudio_runtime.requantization import requantizer
+
+
+def add_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    """``a + b``: exact in integers when all three tensors share quantization, in float32 otherwise."""
+    return _sum_kernel(graph, op, sign=1)
+
+
+def sub_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    """``a - b``: exact in integers when all three tensors share quantization, in float32 otherwise."""
+    return _sum_kernel(graph, op, sign=-1)
+
+
+def _sum_kernel(graph: IntegerGraph, op: Op, *, sign: int) -> Kernel:
+    first, second, output = _tensors(graph, op)
+    if first.quant is None or second.quant is None or output.quant is None:
+        return _float_kernel(op, lambda a, b: a + np.float32(sign) * b)
+    low, high = _limits(output.quant, op)
+    if first.quant == second.quant == output.quant:
+        # (a - z) +- (b - z) + z
+        offset = -output.quant.zero_point if sign > 0 else output.quant.zero_point
+        return lambda arrays, steps: _tied_sum(arrays[0], arrays[1], sign, offset, low, high)
+    ratio_a = np.float32(first.quant.scale[0]) / np.float32(output.quant.scale[0])
+    ratio_b = np.float32(sign) * np.float32(second.quant.scale[0]) / np.float32(output.quant.scale[0])
+    zero_a, zero_b, zero = first.quant.zero_point, second.quant.zero_point, output.quant.zero_point
+    dtype = output.dtype
+
+    def rescaled(arrays: list[Array], steps: int) -> Array:
+        """``clip(rint((a - z_a) * (s_a / s_o) + (b - z_b) * (s_b / s_o)) + z_o)``, each step rounded to float32."""
+        a, b = (arrays[0].astype(np.float32) - zero_a) * ratio_a, (arrays[1].astype(np.float32) - zero_b) * ratio_b
+        return np.clip(np.rint(a + b) + zero, low, high).astype(dtype)
+
+    return rescaled
+
+
+def _tied_sum(a: Array, b: Array, sign: int, offset: int, low: int, high: int) -> Array:
+    wide = np.int32 if a.dtype == np.int16 else np.int16
+    total = np.add(a, b, dtype=wide) if sign > 0 else np.subtract(a, b, dtype=wide)
+    total += wide(offset)
+    return np.clip(total, low, high, out=total).astype(a.dtype)
+
+
+def mul_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    """``a * b``: the exact integer product of centred codes, requantized by the graph's rule."""
+    first, second, output = _tensors(graph, op)
+    if first.quant is None or second.quant is None or output.quant is None:
+        return _float_kernel(op, lambda a, b: a * b)
+    requantize = requantizer(
+        graph.requantization, scale_in=first.quant.scale[0], scale_weight=second.quant.scale[0], output=output.quant,
+        relu=bool(op.attrs.get("relu")),
+    )
+    # 17 bits times 17 bits: above 2**31 only for int16, where int64 is needed.
+    wide = np.int64 if "int16" in (first.dtype, second.dtype) else np.int32
+    zero_a, zero_b = wide(first.quant.zero_point), wide(second.quant.zero_point)
+    return lambda arrays, steps: requantize((arrays[0].astype(wide) - zero_a) * (arrays[1].astype(wide) - zero_b))
+
+
+def relu_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    """``max(x, 0)``: on codes, ``max(code, zero_point)``."""
+    tensor = graph.tensors[op.inputs[0]]
+    zero = np.dtype(tensor.dtype).type(tensor.zero_code)
+    return lambda arrays, steps: np.maximum(arrays[0], zero)
+
+
+def clamp_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    """Codes clipped to ``low`` and ``high``."""
+    dtype = np.dtype(graph.tensors[op.inputs[0]].dtype).type
+    low, high = dtype(op.attrs["low"]), dtype(op.attrs["high"])
+    return lambda arrays, steps: np.clip(arrays[0], low, high)
+
+
+def quantize_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    """float32 to codes."""
+    params = _quant(graph.tensors[op.outputs[0]])
+    return lambda arrays, steps: quantize(arrays[0], params)
+
+
+def dequantize_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    """Codes to float32."""
+    params = _quant(graph.tensors[op.inputs[0]])
+    return lambda arrays, steps: dequantize(arrays[0], params)
+
+
+def requantize_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    """Codes to codes of other parameters, by the graph's rule with multiplier ``s_i / s_o``."""
+    source, target = _quant(graph.tensors[op.inputs[0]]), _quant(graph.tensors[op.outputs[0]])
+    requantize = requantizer(graph.requantization, scale_in=source.scale[0], scale_weight=1.0, output=target)
+    zero = np.int32(source.zero_point)
+    return lambda arrays, steps: requantize(arrays[0].astype(np.int32) - zero)
+
+
+def _float_kernel(op: Op, compute: Any) -> Kernel:
+    floor = np.float32(0 if op.attrs.get("relu") else -np.inf)
+    return lambda arrays, steps: np.maximum(compute(arrays[0], arrays[1]), floor)
+
+
+def _tensors(graph: IntegerGraph, op: Op) -> tuple[Tensor, Tensor, Tensor]:
+    return graph.tensors[op.inputs[0]], graph.tensors[op.inputs[1]], graph.tensors[op.outputs[0]]
+
+
+def _limits(quant: QuantParams, op: Op) -> tuple[int, int]:
+    return max(quant.low, quant.zero_point) if op.attrs.get("relu") else quant.low, quant.high
+
+
+def _quant(tensor: Tensor) -> QuantParams:
+    assert tensor.quant is not None
+    return tensor.quant

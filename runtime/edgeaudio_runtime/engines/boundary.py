@@ -1,0 +1,47 @@
+"""What every engine checks and knows at the boundary of a network step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgeaudio_runtime.engines.base import Codes, NetworkSignature
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.graph import IntegerGraph
+from edgeaudio_runtime.quantization import QuantParams
+
+
+def signature_of(graph: IntegerGraph) -> NetworkSignature:
+    """Signature of the network step that ``graph`` computes.
+
+    Raises:
+        SpecError: features or logits are float32, so that there are no codes to speak of.
+    """
+    features, logits = graph.input_tensor, graph.output_tensor
+    return NetworkSignature(
+        step_frames=graph.step_frames, n_features=features.shape[2] * features.shape[3],
+        outputs_per_step=graph.outputs_per_step, n_labels=logits.shape[3],
+        input_quant=_quant(graph.input, features.quant), output_quant=_quant(graph.output, logits.quant),
+    )
+
+
+def check_codes(codes: Codes, signature: NetworkSignature) -> int:
+    """Number of network steps in feature codes ``[k * step_frames, n_features]``.
+
+    Raises:
+        SpecError: another shape, another dtype, or not a whole number of steps.
+    """
+    if not isinstance(codes, np.ndarray) or codes.dtype != np.dtype(signature.input_quant.dtype):
+        have = codes.dtype if isinstance(codes, np.ndarray) else type(codes).__name__
+        raise SpecError(f"codes are {have}, must be a {signature.input_quant.dtype} array; quantize the features first")
+    if codes.ndim != 2 or codes.shape[1] != signature.n_features:
+        raise SpecError(f"codes have shape {list(codes.shape)}, must be [frames, {signature.n_features}]")
+    steps, rest = divmod(codes.shape[0], signature.step_frames)
+    if rest:
+        raise SpecError(f"codes have {codes.shape[0]} frames, must be a multiple of step_frames={signature.step_frames}")
+    return steps
+
+
+def _quant(name: str, quant: QuantParams | None) -> QuantParams:
+    if quant is None:
+        raise SpecError(f"tensor {name!r} is float32; features and logits must be codes")
+    return quant

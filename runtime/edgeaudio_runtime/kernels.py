@@ -1,0 +1,68 @@
+"""The numpy kernels of every operation of the integer graph, by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from edgeaudio_runtime import activation_kernels as activation
+from edgeaudio_runtime import conv_kernels as conv
+from edgeaudio_runtime import elementwise_kernels as elementwise
+from edgeaudio_runtime.graph import IntegerGraph, Op
+from edgeaudio_runtime.graph_shapes import slice_bounds
+from edgeaudio_runtime.kernel import Kernel
+
+
+def kernel(graph: IntegerGraph, op: Op, frames_per_step: int = 0) -> Kernel:
+    """Bind ``op`` to its constants and its quantization.
+
+    Args:
+        graph: Where the operation's tensors and constants are.
+        op: One of ``graph.ops``.
+        frames_per_step: For a slice on time, the frames its output grows by with each network step; 0 keeps its length.
+
+    Returns:
+        A function from input arrays and number of steps to the output array.
+    """
+    if op.kind == "slice":
+        return _slice_kernel(op, frames_per_step)
+    return _KERNELS[op.kind](graph, op)
+
+
+def _slice_kernel(op: Op, frames_per_step: int) -> Kernel:
+    start, stop = slice_bounds(op)
+    if op.attrs["axis"] == 3:
+        return lambda arrays, steps: arrays[0][..., start:stop]
+    end = stop or None
+    return lambda arrays, steps: arrays[0][:, start - (steps - 1) * frames_per_step : end]
+
+
+def _concat_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    axis = int(op.attrs["axis"])
+    return lambda arrays, steps: np.concatenate(arrays, axis=axis)
+
+
+def _merge_frequency_kernel(graph: IntegerGraph, op: Op) -> Kernel:
+    return lambda arrays, steps: arrays[0].reshape(*arrays[0].shape[:2], 1, -1)
+
+
+_KERNELS: Mapping[str, Callable[[IntegerGraph, Op], Kernel]] = MappingProxyType({
+    "conv": conv.conv_kernel,
+    "fully_connected": conv.fully_connected_kernel,
+    "add": elementwise.add_kernel,
+    "sub": elementwise.sub_kernel,
+    "mul": elementwise.mul_kernel,
+    "relu": elementwise.relu_kernel,
+    "clamp": elementwise.clamp_kernel,
+    "quantize": elementwise.quantize_kernel,
+    "dequantize": elementwise.dequantize_kernel,
+    "requantize": elementwise.requantize_kernel,
+    "concat": _concat_kernel,
+    "merge_frequency": _merge_frequency_kernel,
+    "mean_frequency": activation.mean_frequency_kernel,
+    "sigmoid": activation.sigmoid_kernel,
+    "tanh": activation.tanh_kernel,
+    "softmax": activation.softmax_kernel,
+})
