@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("edgeaudio", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "edgeaudio", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("edgeaudio")
 
 # Two workers share two cores; more threads a worker only fight.
@@ -31,7 +33,9 @@ def real_data() -> Path:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With EDGEAUDIO_FORBID_SKIPS=1 a skip is a failure, save for the markers in MAY_SKIP."""
     report = yield
-    forbidden = os.environ.get("EDGEAUDIO_FORBID_SKIPS") == "1" and not any(item.get_closest_marker(name) for name in MAY_SKIP)
+    forbidden = os.environ.get("EDGEAUDIO_FORBID_SKIPS") == "1" and not any(
+        item.get_closest_marker(name) for name in MAY_SKIP
+    )
     if forbidden and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped where nothing may skip: {report.longrepr}"

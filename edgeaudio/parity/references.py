@@ -15,8 +15,14 @@ _LOGS = {
 }
 
 _LIBROSA_HAS = {
-    "dc_removal": "none", "preemphasis": 0.0, "window": "hann", "window_symmetry": "periodic", "triangle_domain": "hz",
-    "utterance": "none", "n_dct": 0, "edge": "zeros",
+    "dc_removal": "none",
+    "preemphasis": 0.0,
+    "window": "hann",
+    "window_symmetry": "periodic",
+    "triangle_domain": "hz",
+    "utterance": "none",
+    "n_dct": 0,
+    "edge": "zeros",
 }
 """Fields librosa can express only with this value."""
 
@@ -24,7 +30,7 @@ _LIBROSA_HAS = {
 def librosa_can_express(spec: FeatureSpec) -> bool:
     """Whether :func:`librosa_features` speaks of the same features.
 
-    Mel banks without the bins at 0 Hz or Nyquist are the same bank where their triangles end on those frequencies or short of them.
+    Mel banks without the bins at 0 Hz or Nyquist are the same bank: their triangles are 0 there.
     """
     if not isinstance(spec, MelSpec) or spec.bin_rule == "tf_op":
         return False
@@ -37,14 +43,27 @@ def librosa_features(spec: MelSpec, samples: npt.NDArray[np.int16], n_frames: in
 
     # librosa centres a window shorter than n_fft in its buffer and starts frame i at i * hop.
     lead = (spec.n_fft - spec.win_length) // 2 - spec.first_offset
-    padded = np.pad(samples / 32768.0 * spec.input_scale, (max(lead, 0), n_frames * spec.hop_length + spec.n_fft))[max(-lead, 0) :]
+    scaled = samples / 32768.0 * spec.input_scale
+    padded = np.pad(scaled, (max(lead, 0), n_frames * spec.hop_length + spec.n_fft))[max(-lead, 0) :]
     spectrum = librosa.stft(
-        padded, n_fft=spec.n_fft, hop_length=spec.hop_length, win_length=spec.win_length, window="hann", center=False, dtype=np.complex128
+        padded,
+        n_fft=spec.n_fft,
+        hop_length=spec.hop_length,
+        win_length=spec.win_length,
+        window="hann",
+        center=False,
+        dtype=np.complex128,
     )
     power = np.abs(spectrum[:, :n_frames]) ** spec.power * spec.spectrum_scale
     bank = librosa.filters.mel(
-        sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels, fmin=spec.f_min, fmax=spec.f_max, htk=spec.mel_scale == "htk",
-        norm="slaney" if spec.mel_norm == "slaney" else None, dtype=np.float64,
+        sr=spec.sample_rate,
+        n_fft=spec.n_fft,
+        n_mels=spec.n_mels,
+        fmin=spec.f_min,
+        fmax=spec.f_max,
+        htk=spec.mel_scale == "htk",
+        norm="slaney" if spec.mel_norm == "slaney" else None,
+        dtype=np.float64,
     )
     mel = bank @ power
     floored = mel + spec.log_floor if spec.log_floor_mode == "add" else np.maximum(mel, spec.log_floor)

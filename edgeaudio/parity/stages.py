@@ -43,8 +43,12 @@ class Stage:
 
 
 def compare_codes(
-    name: str, reference: tuple[str, npt.NDArray[Any]], candidate: tuple[str, npt.NDArray[Any]],
-    *, allowed_lsb: int = 0, allowed_share: float = 0.0,
+    name: str,
+    reference: tuple[str, npt.NDArray[Any]],
+    candidate: tuple[str, npt.NDArray[Any]],
+    *,
+    allowed_lsb: int = 0,
+    allowed_share: float = 0.0,
 ) -> Stage:
     """Compare integer codes of one shape.
 
@@ -65,16 +69,28 @@ def compare_codes(
     if allowed_share:
         rule += f" on {100 * (1 - allowed_share):g} % of values"
     return Stage(
-        name=name, reference=reference[0], candidate=candidate[0], compared=left.size, mismatches=mismatches,
-        max_lsb=int(distance.max()), tolerance=rule, passed=mismatches <= allowed_share * left.size,
+        name=name,
+        reference=reference[0],
+        candidate=candidate[0],
+        compared=left.size,
+        mismatches=mismatches,
+        max_lsb=int(distance.max()),
+        tolerance=rule,
+        passed=mismatches <= allowed_share * left.size,
     )
 
 
 def compare_reals(
-    name: str, reference: tuple[str, npt.NDArray[Any]], candidate: tuple[str, npt.NDArray[Any]],
-    *, atol: float, unit: str, allowed_share: float = 0.0, hard_atol: float | None = None,
+    name: str,
+    reference: tuple[str, npt.NDArray[Any]],
+    candidate: tuple[str, npt.NDArray[Any]],
+    *,
+    atol: float,
+    unit: str,
+    allowed_share: float = 0.0,
+    hard_atol: float | None = None,
 ) -> Stage:
-    """Compare real values of one shape: ``|candidate - reference| <= atol`` on all but ``allowed_share``, all within ``hard_atol``.
+    """Compare real values: ``|candidate - reference| <= atol`` on all but ``allowed_share``, all within ``hard_atol``.
 
     Raises:
         ParityError: shapes differ or there is nothing to compare.
@@ -90,8 +106,15 @@ def compare_reals(
         rule += f", all within {hard_atol:g}"
     passed = mismatches <= allowed_share * left.size and (hard_atol is None or worst <= hard_atol)
     return Stage(
-        name=name, reference=reference[0], candidate=candidate[0], compared=left.size, mismatches=mismatches,
-        max_abs_error=worst, sqnr_db=sqnr_db(left, right), tolerance=rule, passed=passed,
+        name=name,
+        reference=reference[0],
+        candidate=candidate[0],
+        compared=left.size,
+        mismatches=mismatches,
+        max_abs_error=worst,
+        sqnr_db=sqnr_db(left, right),
+        tolerance=rule,
+        passed=passed,
     )
 
 
@@ -103,21 +126,32 @@ def compare_sqnr(
     ratio = sqnr_db(left, right)
     passed = ratio is None or ratio >= at_least_db
     return Stage(
-        name=name, reference=reference[0], candidate=candidate[0], compared=left.size, mismatches=0 if passed else left.size,
-        max_abs_error=float(np.abs(left.astype(np.float64) - right).max()), sqnr_db=ratio,
-        tolerance=f"at least {at_least_db:g} dB", passed=passed,
+        name=name,
+        reference=reference[0],
+        candidate=candidate[0],
+        compared=left.size,
+        mismatches=0 if passed else left.size,
+        max_abs_error=float(np.abs(left.astype(np.float64) - right).max()),
+        sqnr_db=ratio,
+        tolerance=f"at least {at_least_db:g} dB",
+        passed=passed,
     )
 
 
 def compare_sequences(
     name: str, reference: tuple[str, Sequence[Any]], candidate: tuple[str, Sequence[Any]], *, compared: int
 ) -> Stage:
-    """Compare two lists of events for equality; ``compared`` is what they were decided from (a stream without events agrees too)."""
+    """Compare two lists of events for equality; ``compared`` is the number of steps they were decided from."""
     left, right = list(reference[1]), list(candidate[1])
     mismatches = sum(a != b for a, b in zip(left, right, strict=False)) + abs(len(left) - len(right))
     return Stage(
-        name=name, reference=reference[0], candidate=candidate[0], compared=compared, mismatches=mismatches,
-        tolerance=f"the same {len(left)} events", passed=mismatches == 0,
+        name=name,
+        reference=reference[0],
+        candidate=candidate[0],
+        compared=compared,
+        mismatches=mismatches,
+        tolerance=f"the same {len(left)} events",
+        passed=mismatches == 0,
     )
 
 
@@ -130,9 +164,13 @@ def sqnr_db(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> float |
     return float(10 * np.log10(max(float(np.square(signal).sum()), np.finfo(np.float64).tiny) / noise))
 
 
-def _checked(name: str, reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _checked(
+    name: str, reference: npt.NDArray[Any], candidate: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     if reference.shape != candidate.shape:
-        raise ParityError(f"stage {name!r}: reference has shape {reference.shape}, candidate {candidate.shape}; they must be the same")
+        raise ParityError(
+            f"stage {name!r}: reference has shape {reference.shape}, candidate {candidate.shape}; they must be the same"
+        )
     if reference.size == 0:
         raise ParityError(f"stage {name!r}: nothing to compare; give audio of at least one network step")
     return reference, candidate

@@ -59,20 +59,29 @@ def compare_decisions(
     Raises:
         ParityError: no clips, or lengths differ.
 
-    Clips of one speaker are not independent, so whole speakers are drawn with replacement (cluster bootstrap, percentile
-    interval; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+    Clips of one speaker are not independent, so whole speakers are drawn with replacement (cluster bootstrap,
+    percentile interval; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
     """
     n = len(truth)
     if n == 0 or not n == len(reference) == len(candidate) == len(speakers):
-        raise ParityError(f"{n} labels, {len(reference)} and {len(candidate)} decisions, {len(speakers)} speakers; all four must be one number > 0")
+        raise ParityError(
+            f"{n} labels, {len(reference)} and {len(candidate)} decisions, "
+            f"{len(speakers)} speakers; all four must be one number > 0"
+        )
     right = np.stack([reference == truth, candidate == truth], axis=1).astype(np.float64)
     samples = _resample_by_speaker(right, speakers, seed)
     differences = samples[:, 1] - samples[:, 0]
     accuracy = right.mean(axis=0)
     return TaskResult(
-        metric="accuracy", float=float(accuracy[0]), int8=float(accuracy[1]), delta=float(accuracy[1] - accuracy[0]),
-        ci95=_percentiles(differences), int8_ci95=_percentiles(samples[:, 1]),
-        agreement=float((reference == candidate).mean()), n=n, n_speakers=len(_units(speakers)[0]),
+        metric="accuracy",
+        float=float(accuracy[0]),
+        int8=float(accuracy[1]),
+        delta=float(accuracy[1] - accuracy[0]),
+        ci95=_percentiles(differences),
+        int8_ci95=_percentiles(samples[:, 1]),
+        agreement=float((reference == candidate).mean()),
+        n=n,
+        n_speakers=len(_units(speakers)[0]),
     )
 
 

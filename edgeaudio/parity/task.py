@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from edgeaudio_runtime.bundle import Bundle
+from edgeaudio_runtime.front_end import compute_features
 
 from edgeaudio.parity.float_reference import FloatReference
 from edgeaudio.parity.statistics import TaskResult, compare_decisions
-from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import ParityError
-from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.quantization import quantize
 
 Progress = Callable[[int, int], None]
@@ -34,7 +34,9 @@ class LabelledClips:
         """The clips of every other label."""
         keep = [i for i, name in enumerate(self.labels) if name != label]
         return LabelledClips(
-            waveforms=self.waveforms[keep], labels=tuple(self.labels[i] for i in keep), speakers=tuple(self.speakers[i] for i in keep)
+            waveforms=self.waveforms[keep],
+            labels=tuple(self.labels[i] for i in keep),
+            speakers=tuple(self.speakers[i] for i in keep),
         )
 
 
@@ -55,7 +57,9 @@ class TaskScores:
         return compare_decisions(self.truth[kept], self.reference[kept], self.candidate[kept], speakers)
 
 
-def score_clips(bundle: Bundle, program: Program, clips: LabelledClips, *, progress: Progress | None = None) -> TaskScores:
+def score_clips(
+    bundle: Bundle, program: Program, clips: LabelledClips, *, progress: Progress | None = None
+) -> TaskScores:
     """Score every clip from reset by its last step, in float and in int8.
 
     Raises:
@@ -64,7 +68,10 @@ def score_clips(bundle: Bundle, program: Program, clips: LabelledClips, *, progr
     index = {label: i for i, label in enumerate(bundle.labels)}
     strangers = sorted(set(clips.labels) - set(index))
     if strangers:
-        raise ParityError(f"labels {strangers} of the data are not among the bundle's {list(bundle.labels)}; map them to _unknown_ first")
+        raise ParityError(
+            f"labels {strangers} of the data are not among the bundle's {list(bundle.labels)}; "
+            "map them to _unknown_ first"
+        )
     reference, session = FloatReference(bundle), program.session()
     decisions = np.zeros((len(clips.labels), 2), dtype=np.intp)
     for i, samples in enumerate(clips.waveforms):

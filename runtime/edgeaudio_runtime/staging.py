@@ -51,7 +51,7 @@ def staged_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def staged_file(target: Path, *, force: bool = True) -> Iterator[Path]:
-    """Yield a path beside ``target`` to write; it replaces ``target`` when the block ends well and vanishes when it does not."""
+    """Yield a path beside ``target`` to write; it replaces ``target`` when the block ends well, else it vanishes."""
     if target.exists() and not force:
         raise OutputError(f"{target} exists and nothing is overwritten; remove it or pass --force")
     target.parent.mkdir(parents=True, exist_ok=True)

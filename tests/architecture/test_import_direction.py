@@ -33,7 +33,12 @@ def lint_imports(house: Path) -> subprocess.CompletedProcess[str]:
     path = ":".join(str(house / part) for part in ("runtime", "models", "export", "."))
     script = Path(sys.executable).with_name("lint-imports")
     return subprocess.run(
-        [script, "--no-cache"], cwd=house, capture_output=True, text=True, check=False, env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"}
+        [script, "--no-cache"],
+        cwd=house,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
     )
 
 
@@ -66,7 +71,11 @@ def test_ruff_refuses_a_planted_line(path: str, line: str, rule: str) -> None:
     script = Path(sys.executable).with_name("ruff")
     result = subprocess.run(
         [script, "check", "--no-cache", "--stdin-filename", str(ROOT / path), "-"],
-        cwd=ROOT, input=line, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        input=line,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 1
     assert rule in result.stdout

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from edgeaudio.parity.stages import compare_codes, compare_reals, compare_sequences, compare_sqnr, sqnr_db
 from edgeaudio_runtime.errors import ParityError
 
@@ -27,9 +28,13 @@ def test_nan_is_a_mismatch() -> None:
 def test_hard_bound_holds_where_the_share_forgives() -> None:
     reference, candidate = np.zeros(1000), np.zeros(1000)
     candidate[0] = 5e-4
-    assert compare_reals("x", ("a", reference), ("b", candidate), atol=1e-4, unit="nats", allowed_share=1e-3, hard_atol=1e-3).passed
+    assert compare_reals(
+        "x", ("a", reference), ("b", candidate), atol=1e-4, unit="nats", allowed_share=1e-3, hard_atol=1e-3
+    ).passed
     candidate[0] = 2e-3
-    assert not compare_reals("x", ("a", reference), ("b", candidate), atol=1e-4, unit="nats", allowed_share=1e-3, hard_atol=1e-3).passed
+    assert not compare_reals(
+        "x", ("a", reference), ("b", candidate), atol=1e-4, unit="nats", allowed_share=1e-3, hard_atol=1e-3
+    ).passed
 
 
 def test_sqnr_of_a_tenth_is_twenty_db() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from edgeaudio.parity.statistics import compare_decisions
 from edgeaudio_runtime.errors import ParityError
 

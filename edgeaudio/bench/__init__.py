@@ -1,0 +1,1 @@
+"""Speed, memory and sizes of a bundle: medians and ratios, side by side in one run."""

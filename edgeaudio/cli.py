@@ -1,0 +1,91 @@
+"""The command line of the build side.
+
+stdout is the result, stderr is progress; exit 0 done, 1 a check failed, 2 wrong usage or input.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeaudio_runtime.errors import EdgeAudioError
+
+PathArgument = click.Path(path_type=Path)
+
+
+class OneLineErrors(click.Group):
+    """Turns every error that is the user's to mend into one line on stderr and exit code 2."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except EdgeAudioError as error:
+            _fail(str(error))
+        except ModuleNotFoundError as error:
+            _fail(_missing(error))
+        except OSError as error:
+            _fail(_system(error))
+        except MemoryError:
+            _fail("not enough memory; give fewer or shorter clips")
+
+
+def _fail(message: str) -> None:
+    click.echo(f"edgeaudio: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    name = (error.name or "a module").partition(".")[0]
+    extra = {
+        "torch": "torch",
+        "torchao": "torch",
+        "onnxscript": "torch",
+        "nanotts": "synthesis",
+        "espeakng_loader": "synthesis",
+    }.get(name)
+    remedy = f"edgeaudio[{extra}]" if extra else name
+    return f"{name} is not installed; run: pip install '{remedy}'"
+
+
+def _system(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the device; nothing was kept, free some space and run again"
+    if error.filename is not None:
+        return f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"
+    return str(error)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgeaudio")
+def main() -> None:
+    """Turn a small PyTorch audio model into an int8 artifact that listens, with proof that nothing was lost."""
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--json``: the result as one JSON document on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def force_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--force``: replace an existing output."""
+    return click.option("--force", is_flag=True, help="Replace the output if it exists.")(command)
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--data DIR``: a corpus that the loaders know."""
+    return click.option(
+        "--data",
+        type=PathArgument,
+        help="Folder of a corpus: manifest.csv, Speech Commands, or a folder for each label.",
+    )(command)
+
+
+def echo_json(document: object) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

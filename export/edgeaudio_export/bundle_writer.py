@@ -1,0 +1,183 @@
+"""Bundle writer: one integer graph into every container, with golden data and the digest of each file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from edgeaudio_runtime.bundle import open_bundle
+from edgeaudio_runtime.front_end import compute_features
+from edgeaudio_runtime.stream import AudioStream
+
+from edgeaudio_export.targets.onnx_target import graph_to_onnx
+from edgeaudio_export.targets.tflite_target import graph_to_tflite
+from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.features import FeatureSpec
+from edgeaudio_runtime.graph import IntegerGraph
+from edgeaudio_runtime.graph_file import save_graph
+from edgeaudio_runtime.manifest import Artifact, Manifest, Network, NetworkState, Quantization
+from edgeaudio_runtime.quantization import quantize
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleContents:
+    """Everything a bundle says and holds."""
+
+    name: str
+    """Short name, for people."""
+    task: str
+    """"keyword" or "ctc"."""
+    labels: tuple[str, ...]
+    """In the order of the logits."""
+    background_labels: tuple[str, ...]
+    """Labels that are never reported."""
+    features: FeatureSpec
+    """What the network hears."""
+    graph: IntegerGraph
+    """What the network computes."""
+    float_onnx: bytes
+    """Float reference with the same explicit state."""
+    latency_frames: int
+    """Feature frames by which a logit vector lags."""
+    receptive_field_frames: int
+    """Feature frames one logit vector depends on."""
+    window_frames: int | None
+    """Averaging window of a keyword network."""
+    quantization: Quantization
+    """How the codes came about."""
+    decoding: Mapping[str, Any]
+    """``detector.json`` of a keyword bundle, ``decoder.json`` of a ctc bundle."""
+    provenance: Mapping[str, Any]
+    """Data sources, licences, recipe, versions."""
+    golden_samples: npt.NDArray[np.int16]
+    """PCM ``[n]`` that the self-test replays; a second or a few."""
+
+
+# File name, engine, role. golden/ is added by its own pass.
+_MODELS = (
+    ("model.json", "numpy", "model"),
+    ("model.bin", "numpy", "weights"),
+    ("model.onnx", "onnxruntime", "model"),
+    ("model.tflite", "litert", "model"),
+    ("model.float.onnx", None, "reference"),
+)
+_GOLDEN = ("pcm.npy", "features.npy", "codes.npy", "logits.npy", "events.json")
+
+
+def write_bundle(directory: Path, contents: BundleContents) -> Manifest:
+    """Fill an empty directory (see ``edgeaudio_runtime.staging``) and return the manifest that stands in it.
+
+    Raises:
+        SpecError: The features do not fit the graph, or cannot stream.
+    """
+    _check(contents)
+    _write_models(directory, contents)
+    _write_json(directory / _decoding_name(contents.task), contents.decoding)
+    entries = [(path, engine, role) for path, engine, role in _MODELS]
+    # The events of the golden data come from the bundle itself, so it must open once without them.
+    _write_manifest(directory, contents, entries)
+    _write_golden(directory, contents)
+    entries += [(f"golden/{name}", None, "golden") for name in _GOLDEN]
+    return _write_manifest(directory, contents, entries)
+
+
+def _check(contents: BundleContents) -> None:
+    frame = contents.graph.input_tensor.shape[2] * contents.graph.input_tensor.shape[3]
+    if contents.features.n_features != frame:
+        raise SpecError(f"n_features={contents.features.n_features} must be the {frame} that the graph reads")
+    if not contents.features.streamable:
+        raise SpecError(
+            "the feature specification needs the whole utterance; a streaming bundle takes its streamable preset"
+        )
+    if contents.graph.output_tensor.shape[3] != len(contents.labels):
+        raise SpecError(
+            f"{len(contents.labels)} labels given; the graph has {contents.graph.output_tensor.shape[3]} outputs"
+        )
+
+
+def _write_models(directory: Path, contents: BundleContents) -> None:
+    save_graph(contents.graph, directory / "model.json", directory / "model.bin")
+    (directory / "model.onnx").write_bytes(graph_to_onnx(contents.graph))
+    (directory / "model.tflite").write_bytes(graph_to_tflite(contents.graph))
+    (directory / "model.float.onnx").write_bytes(contents.float_onnx)
+
+
+def _write_golden(directory: Path, contents: BundleContents) -> None:
+    golden = directory / "golden"
+    golden.mkdir()
+    graph, pcm = contents.graph, contents.golden_samples
+    features = compute_features(contents.features, pcm, multiple_of=graph.step_frames)
+    assert graph.input_tensor.quant is not None
+    codes = quantize(features, graph.input_tensor.quant)
+    arrays = {"pcm": pcm, "features": features, "codes": codes, "logits": NumpyProgram(graph).session().run(codes)}
+    for name, array in arrays.items():
+        np.save(golden / f"{name}.npy", array, allow_pickle=False)
+    stream = AudioStream(open_bundle(directory), engine="numpy")
+    events = [*stream.process(pcm), *stream.flush()]
+    _write_json(golden / "events.json", [event.to_dict() for event in events])
+
+
+def _write_manifest(directory: Path, contents: BundleContents, entries: list[tuple[str, str | None, str]]) -> Manifest:
+    manifest = Manifest(
+        name=contents.name,
+        task=contents.task,
+        mode="streaming",
+        labels=contents.labels,
+        background_labels=contents.background_labels,
+        features=contents.features.to_dict(),
+        features_hash=contents.features.hash,
+        network=_network(contents),
+        quantization=contents.quantization,
+        provenance=contents.provenance,
+        artifacts=tuple(_artifact(directory, path, engine, role) for path, engine, role in entries),
+    )
+    _write_json(directory / "manifest.json", manifest.to_dict())
+    return manifest
+
+
+def _network(contents: BundleContents) -> Network:
+    graph = contents.graph
+    before, after = graph.input_tensor, graph.output_tensor
+    assert before.quant is not None
+    assert after.quant is not None
+    states = tuple(
+        NetworkState(
+            name=state.name,
+            shape=graph.tensors[state.input].shape,
+            dtype=graph.tensors[state.input].dtype,
+            initial=state.initial,
+        )
+        for state in graph.states
+    )
+    return Network(
+        step_frames=graph.step_frames,
+        outputs_per_step=graph.outputs_per_step,
+        n_features=contents.features.n_features,
+        n_labels=len(contents.labels),
+        latency_frames=contents.latency_frames,
+        window_frames=contents.window_frames,
+        receptive_field_frames=contents.receptive_field_frames,
+        input_quant=before.quant,
+        output_quant=after.quant,
+        states=states,
+    )
+
+
+def _artifact(directory: Path, path: str, engine: str | None, role: str) -> Artifact:
+    data = (directory / path).read_bytes()
+    return Artifact(path=path, engine=engine, role=role, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def _decoding_name(task: str) -> str:
+    return "detector.json" if task == "keyword" else "decoder.json"
+
+
+def _write_json(path: Path, document: object) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=False, ensure_ascii=False) + "\n", encoding="utf-8")
