@@ -1,0 +1,190 @@
+"""Augment batches of waveforms and features; everything random comes from the generator that is passed in.
+
+Waveforms are float32 ``[N, S]`` with full scale 1.0, features float32 ``[N, T, F]``. Each example draws its own values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgeaudio_runtime.errors import SpecError
+
+ENERGY_FLOOR = 1e-10
+"""Mean square below which a signal counts as silent: -100 dB under full scale."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentationSpec:
+    """How much each example is varied; the defaults suit one-second clips at 16 kHz."""
+
+    max_shift: int = 1600
+    """Largest shift in samples to either side; sample-exact, so also by parts of a hop."""
+    min_gain_db: float = -20.0
+    """Smallest gain in dB."""
+    max_gain_db: float = 20.0
+    """Largest gain in dB; peaks are clipped at full scale as a microphone would."""
+    noise_probability: float = 0.8
+    """Share of the examples that get noise, 0 to 1."""
+    min_snr_db: float = -5.0
+    """Smallest ratio of speech to noise in dB, over the whole clip."""
+    max_snr_db: float = 30.0
+    """Largest ratio of speech to noise in dB."""
+    n_time_masks: int = 2
+    """Masks over frames (SpecAugment)."""
+    max_time_mask: int = 20
+    """Widest mask in frames."""
+    n_feature_masks: int = 2
+    """Masks over features (SpecAugment)."""
+    max_feature_mask: int = 6
+    """Widest mask in features."""
+
+    def __post_init__(self) -> None:
+        for low, high in (("min_gain_db", "max_gain_db"), ("min_snr_db", "max_snr_db")):
+            if getattr(self, low) > getattr(self, high):
+                raise SpecError(f"{low}={getattr(self, low)} must be <= {high}={getattr(self, high)}")
+        if not 0.0 <= self.noise_probability <= 1.0:
+            raise SpecError(f"noise_probability={self.noise_probability} must be in [0, 1]")
+        for name in ("max_shift", "n_time_masks", "max_time_mask", "n_feature_masks", "max_feature_mask"):
+            if getattr(self, name) < 0:
+                raise SpecError(f"{name}={getattr(self, name)} must be >= 0")
+
+
+def to_float(waveforms: np.ndarray[tuple[int, ...], np.dtype[np.int16]]) -> Tensor:
+    """Turn int16 samples into float32 with full scale 1.0: ``samples / 32768``, same shape."""
+    return torch.from_numpy(waveforms).to(torch.float32).mul_(1.0 / 32768.0)
+
+
+def augment_waveforms(
+    waveforms: Tensor,
+    spec: AugmentationSpec,
+    *,
+    generator: torch.Generator,
+    noise: Tensor | None = None,
+    n_context: int = 0,
+) -> Tensor:
+    """Shift, add noise, apply gain, clip to full scale.
+
+    Args:
+        waveforms: float32 ``[N, S]``, full scale 1.0.
+        spec: How much.
+        generator: Source of every draw; the same seed gives the same result.
+        noise: One long recording float32 ``[M]`` to cut noise from, M >= S + n_context; None generates noise of random
+            colour.
+        n_context: Samples to put before each clip (silence, and the noise where the clip has noise), so that a
+            streaming net is trained from a running state.
+
+    Returns:
+        float32 ``[N, n_context + S]``.
+    """
+    n_clips = len(waveforms)
+    shifts = draw_integers(n_clips, -spec.max_shift, spec.max_shift, generator)
+    augmented = shift(waveforms, shifts)
+    if n_context:
+        augmented = torch.cat([augmented.new_zeros(n_clips, n_context), augmented], dim=1)
+    chosen = torch.nonzero(torch.rand(n_clips, generator=generator) < spec.noise_probability)[:, 0]
+    if len(chosen):
+        pieces = noise_like(augmented[chosen], generator=generator, noise=noise)
+        snr_db = draw_uniform(len(chosen), spec.min_snr_db, spec.max_snr_db, generator)
+        augmented[chosen] = add_noise(augmented[chosen], pieces, snr_db)
+    gains_db = draw_uniform(n_clips, spec.min_gain_db, spec.max_gain_db, generator)
+    return apply_gain(augmented, gains_db).clamp_(-1.0, 1.0)
+
+
+def shift(waveforms: Tensor, shifts: Tensor) -> Tensor:
+    """Delay each clip by ``shifts`` samples (negative: advance); what enters is zero, what leaves is lost.
+
+    Args:
+        waveforms: float32 ``[N, S]``.
+        shifts: int64 ``[N]``.
+    """
+    n_samples = waveforms.shape[1]
+    index = torch.arange(n_samples)[None, :] - shifts[:, None]
+    inside = (index >= 0) & (index < n_samples)
+    return waveforms.gather(1, index.clamp_(0, n_samples - 1)).mul_(inside)
+
+
+def apply_gain(waveforms: Tensor, gains_db: Tensor) -> Tensor:
+    """Multiply each clip by ``10 ** (gain_db / 20)``; ``gains_db`` is ``[N]``."""
+    return waveforms * torch.pow(10.0, gains_db / 20.0)[:, None]
+
+
+def add_noise(waveforms: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
+    """Add noise scaled so that ``10 log10(mean(x**2) / mean(n**2)) = snr_db`` over each clip.
+
+    A silent clip (mean square below ``ENERGY_FLOOR``) takes the noise as it is, turned down where ``snr_db`` > 0.
+
+    Args:
+        waveforms: float32 ``[N, S]``.
+        noise: float32 ``[N, S]``.
+        snr_db: ``[N]``.
+    """
+    signal = waveforms.square().mean(dim=1)
+    power = noise.square().mean(dim=1).clamp_min(ENERGY_FLOOR)
+    target = torch.where(signal > ENERGY_FLOOR, signal, power.clamp_max(1.0)) * torch.pow(10.0, -snr_db / 10.0)
+    target = torch.where(signal > ENERGY_FLOOR, target, target.minimum(power))
+    return waveforms + noise * (target / power).sqrt()[:, None]
+
+
+def noise_like(waveforms: Tensor, *, generator: torch.Generator, noise: Tensor | None = None) -> Tensor:
+    """Noise of the shape of ``waveforms`` ``[N, S]``: random cuts of one recording ``[M]``, else coloured noise.
+
+    Raises:
+        SpecError: The recording is shorter than the clips.
+    """
+    n_clips, n_samples = waveforms.shape
+    if noise is None:
+        return coloured_noise(n_clips, n_samples, generator=generator)
+    if noise.ndim != 1 or len(noise) < n_samples:
+        raise SpecError(f"noise has shape {list(noise.shape)}, it must be 1-D with >= {n_samples} samples; repeat it")
+    starts = draw_integers(n_clips, 0, len(noise) - n_samples, generator)
+    return noise.unfold(0, n_samples, 1)[starts]
+
+
+def coloured_noise(n_clips: int, n_samples: int, *, generator: torch.Generator) -> Tensor:
+    """Gaussian noise ``[N, S]`` at -26 dB rms, power falling as ``1 / f**a`` with a from 0 (white) to 2 (brown)."""
+    exponents = draw_uniform(n_clips, 0.0, 2.0, generator)
+    spectrum = torch.fft.rfft(torch.randn(n_clips, n_samples, generator=generator))
+    frequencies = torch.arange(spectrum.shape[1], dtype=torch.float32).clamp_min_(1.0)
+    shaped = spectrum * torch.pow(frequencies[None, :], -exponents[:, None] / 2.0)
+    noise = torch.fft.irfft(shaped, n=n_samples)
+    rms = noise.square().mean(dim=1, keepdim=True).sqrt().clamp_min_(math.sqrt(ENERGY_FLOOR))
+    scaled: Tensor = noise * (0.05 / rms)
+    return scaled
+
+
+def mask_features(features: Tensor, spec: AugmentationSpec, *, generator: torch.Generator) -> Tensor:
+    """SpecAugment: set random bands of frames and of features to the example's mean; returns a new ``[N, T, F]``.
+
+    Each mask is 0 to ``max_*_mask`` wide, uniform (Park et al., arXiv:1904.08779, without time warping).
+    """
+    n_clips, n_frames, n_features = features.shape
+    masked = torch.zeros(n_clips, n_frames, n_features, dtype=torch.bool)
+    for _ in range(spec.n_time_masks):
+        masked |= draw_mask(n_clips, n_frames, spec.max_time_mask, generator)[:, :, None]
+    for _ in range(spec.n_feature_masks):
+        masked |= draw_mask(n_clips, n_features, spec.max_feature_mask, generator)[:, None, :]
+    return torch.where(masked, features.mean(dim=(1, 2), keepdim=True), features)
+
+
+def draw_mask(n_clips: int, length: int, max_width: int, generator: torch.Generator) -> Tensor:
+    """One band for each example: bool ``[N, length]``, true inside; width 0 to ``min(max_width, length)``."""
+    widths = draw_integers(n_clips, 0, min(max_width, length), generator)
+    places = torch.rand(n_clips, generator=generator)
+    starts = (places * (length - widths + 1)).to(torch.int64)
+    index = torch.arange(length)[None, :]
+    return (index >= starts[:, None]) & (index < (starts + widths)[:, None])
+
+
+def draw_uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """``n`` float32 values uniform in [low, high)."""
+    return torch.rand(n, generator=generator) * (high - low) + low
+
+
+def draw_integers(n: int, low: int, high: int, generator: torch.Generator) -> Tensor:
+    """``n`` int64 values uniform in [low, high], both included."""
+    return torch.randint(low, high + 1, (n,), generator=generator)

@@ -1,0 +1,50 @@
+"""Recognise what kind of corpus a folder is, and open it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeaudio_models.corpora.clips import Corpus
+from edgeaudio_models.corpora.folders import open_folders
+from edgeaudio_models.corpora.manifest import open_manifest
+from edgeaudio_models.corpora.speech_commands import looks_like_speech_commands, open_speech_commands
+from edgeaudio_models.errors import CorpusError
+
+
+def open_corpus(
+    path: str | os.PathLike[str], *, labels: Sequence[str] | None = None, split: str | None = None
+) -> Corpus:
+    """Open a folder with a manifest, the original Speech Commands tree, or a folder per label; in this order.
+
+    Args:
+        path: The folder, or its ``manifest.csv``.
+        labels: Labels in the order of a model's outputs; other words become ``_unknown_`` (see ``Corpus.with_labels``).
+        split: Keep one split only.
+
+    Raises:
+        CorpusError: The folder is missing or empty, a wanted label has no clips, or there is no such split.
+    """
+    folder = Path(path)
+    folder = folder.parent if folder.name == "manifest.csv" else folder
+    corpus = _open(folder)
+    if labels is not None:
+        corpus = corpus.with_labels(labels)
+    if split is not None:
+        corpus = corpus.select(split)
+    empty = [label for label, count in corpus.counts().items() if not count] if labels is not None else []
+    if empty:
+        where = f" of split={split!r}" if split else ""
+        raise CorpusError(f"{folder}: labels {empty} have no clips{where}; add recordings or leave the labels out")
+    return corpus
+
+
+def _open(folder: Path) -> Corpus:
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: no such folder; give a folder of recordings")
+    if (folder / "manifest.csv").is_file():
+        return open_manifest(folder)
+    if looks_like_speech_commands(folder):
+        return open_speech_commands(folder)
+    return open_folders(folder)
