@@ -52,6 +52,7 @@ class GraphBuilder:
         source = self.tensors[x]
         n, frames, bins, in_channels = source.shape
         shape = (channels, *kernel, in_channels // groups)
+        given = weight is not None
         if weight is None:
             weight = self.rng.integers(-127, 128, shape).astype(np.int8)
         if weight_scale is None:
@@ -61,7 +62,8 @@ class GraphBuilder:
         weight_name = self.constant(
             f"weight_{len(self.ops)}", weight, QuantParams(scale=weight_scale, axis=0 if len(weight_scale) > 1 else None, qmin=-127))
         bias_scale = tuple(np.float32(source.quant.scale[0]) * np.asarray(self.tensors[weight_name].quant.scale, np.float32))
-        bias = self.rng.integers(-3000, 3001, channels).astype(np.int32)
+        # Given weights make an average, which has no bias.
+        bias = np.zeros(channels, np.int32) if given else self.rng.integers(-3000, 3001, channels).astype(np.int32)
         bias_name = self.constant(
             f"bias_{len(self.ops)}", bias, QuantParams(scale=bias_scale, axis=0 if len(bias_scale) > 1 else None, dtype="int32"))
         out_t = (frames - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
