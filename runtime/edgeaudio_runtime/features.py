@@ -45,6 +45,10 @@ class FeatureSpec(ABC):
         for name in ("sample_rate", "win_length", "hop_length"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name}={getattr(self, name)} must be >= 1")
+        if self.hop_length > self.win_length:
+            raise SpecError(
+                f"hop_length={self.hop_length} must be <= win_length={self.win_length}, or samples are lost"
+            )
         if -self.first_offset >= self.win_length:
             raise SpecError(
                 f"first_offset={self.first_offset} must be > -win_length={-self.win_length},"

@@ -40,7 +40,7 @@ MLPERF_TINY_KWS = MelSpec(
     n_mels=40, f_min=20.0, f_max=4000.0, triangle_domain="mel", bin_rule="no_dc",
     log_floor=1e-6, n_dct=10, dct_norm="tf",
 )  # fmt: skip
-"""MLPerf Tiny keyword spotting; the fixed gain 2.5 stands for ``samples / max(samples)`` (median peak of clips: 0.4)."""
+"""MLPerf Tiny keyword spotting; the fixed gain 2.5 stands for ``samples / max(samples)`` (median peak: 0.4)."""
 
 MLPERF_STREAMING_WAKEWORD = MelSpec(
     sample_rate=16000, win_length=1024, hop_length=512, n_fft=1024,

@@ -1,0 +1,196 @@
+"""The streaming front end: PCM chunks of any length in, feature frames out, on one frame grid from the first sample.
+
+What a frame holds never depends on how the audio was cut into chunks; memory does not grow with time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.features import FeatureSpec, MelSpec
+from edgeaudio_runtime.frame_transform import FrameTransform, preemphasize
+from edgeaudio_runtime.samples import Samples, checked_scale
+from edgeaudio_runtime.whole_recording import end_of_frames, padded_frames, whole_recording_features
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+BLOCK_FRAMES = 32
+"""Frames computed at once: enough to hide the cost of a numpy call, small enough to stay in the cache."""
+
+
+class FrontEnd:
+    """Turns a stream of samples into features as ``spec`` says.
+
+    Args:
+        spec: A streamable specification.
+
+    Raises:
+        SpecError: ``spec`` looks at the whole recording, or this front end does not know its kind.
+
+    One instance serves one stream; it is not for use from two threads at once.
+    """
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        mel_spec = mel_spec_of(spec)
+        if not mel_spec.streamable:
+            raise SpecError(
+                f"utterance={mel_spec.utterance!r} and edge={mel_spec.edge!r} need the whole recording, they cannot"
+                " stream; use compute_features in a windowed bundle, or the streamable preset of the same name"
+            )
+        self._spec = mel_spec
+        self._transform = FrameTransform(mel_spec, BLOCK_FRAMES)
+        self._emphasizes = mel_spec.preemphasis > 0 and mel_spec.preemphasis_scope == "stream"
+        capacity = mel_spec.win_length + (BLOCK_FRAMES - 1) * mel_spec.hop_length
+        self._buffer = np.zeros(capacity)
+        # Slot j of the frame grid starts at buffer sample j * hop_length; the view costs nothing per call.
+        slots = np.lib.stride_tricks.sliding_window_view(self._buffer, mel_spec.win_length)
+        self._slots: Float64 = slots[:: mel_spec.hop_length]
+        self.reset()
+
+    @property
+    def spec(self) -> MelSpec:
+        """The specification this front end computes."""
+        return self._spec
+
+    @property
+    def n_samples(self) -> int:
+        """Samples pushed since the last reset."""
+        return self._n_samples
+
+    @property
+    def n_frames(self) -> int:
+        """Frames returned since the last reset."""
+        return self._n_frames
+
+    def reset(self) -> None:
+        """Forget the stream: the next sample is sample 0."""
+        self._n_samples = 0
+        self._n_frames = 0
+        self._next_slot = 0
+        self._last_sample: float | None = None
+        self._skip = max(0, self._spec.first_offset)
+        self._fill = max(0, -self._spec.first_offset)
+        self._buffer[: self._fill] = 0.0
+
+    def process(self, samples: Samples) -> Float32:
+        """Push a chunk and return the frames it completes.
+
+        Args:
+            samples: 1-D, int16, or float32 with full scale at -1..1; any length, 0 included. float32 beyond -1..1 is
+                taken as it is, neither clipped nor rescaled, up to ``samples.PEAK_LIMIT``.
+
+        Returns:
+            Features ``[n_frames, n_features]`` in the units after the affine; ``n_frames`` may be 0.
+
+        Raises:
+            SpecError: wrong type, dtype or shape, NaN, infinity, or float32 on the int16 scale; nothing was pushed.
+        """
+        scale = checked_scale(samples) * self._spec.input_scale
+        return self._push(samples, scale, len(samples))
+
+    def flush(self, multiple_of: int = 1) -> Float32:
+        """Push digital silence until the tail is out, return the outstanding frames, then reset.
+
+        Args:
+            multiple_of: The number of frames since the reset is ``spec.n_frames(samples pushed)`` rounded up to this.
+
+        Raises:
+            SpecError: ``multiple_of`` is < 1.
+        """
+        spec = self._spec
+        end = end_of_frames(spec, padded_frames(spec, self._n_samples, multiple_of))
+        silence = np.zeros(max(0, end - self._n_samples), dtype=np.int16)
+        features = self._push(silence, 1.0, len(silence))
+        self.reset()
+        return features
+
+    def _push(self, samples: npt.NDArray[Any], scale: float, n_samples: int) -> Float32:
+        n_new = self._spec.n_ready_frames(self._n_samples + n_samples) - self._n_frames
+        features = np.empty((n_new, self._spec.n_features), dtype=np.float32)
+        position = self._skip_samples(samples, scale) if self._skip else 0
+        n_done = 0
+        while position < n_samples:
+            room = len(self._buffer) - self._fill
+            if room < n_samples - position and self._next_slot:
+                room = self._compact()
+            piece = samples[position : position + room]
+            position += len(piece)
+            self._append(piece, scale)
+            n_done += self._emit(features[n_done:])
+        self._n_samples += n_samples
+        self._n_frames += n_new
+        return features
+
+    def _skip_samples(self, samples: npt.NDArray[Any], scale: float) -> int:
+        n_skipped = min(self._skip, len(samples))
+        if n_skipped:
+            self._last_sample = np.float64(samples[n_skipped - 1]) * scale
+        self._skip -= n_skipped
+        return n_skipped
+
+    def _append(self, piece: npt.NDArray[Any], scale: float) -> None:
+        end = self._fill + len(piece)
+        destination = self._buffer[self._fill : end]
+        np.multiply(piece, scale, out=destination)
+        self._fill = end
+        if self._emphasizes:
+            last = destination[-1]
+            preemphasize(destination, self._spec, self._last_sample)
+            self._last_sample = last
+
+    def _emit(self, out: Float32) -> int:
+        first = self._next_slot
+        n_ready = (self._fill - self._spec.win_length) // self._spec.hop_length + 1 - first
+        if n_ready <= 0:
+            return 0
+        self._transform.features(self._slots[first : first + n_ready], out[:n_ready])
+        self._next_slot = first + n_ready
+        return n_ready
+
+    def _compact(self) -> int:
+        # Moves what coming frames need to the start of the buffer, on the grid, so that slots stay slots.
+        start = self._next_slot * self._spec.hop_length
+        kept = self._fill - start
+        self._buffer[:kept] = self._buffer[start : self._fill]
+        self._fill, self._next_slot = kept, 0
+        return len(self._buffer) - kept
+
+
+def mel_spec_of(spec: FeatureSpec) -> MelSpec:
+    """``spec``, if this front end computes its kind.
+
+    Raises:
+        SpecError: another kind.
+    """
+    if not isinstance(spec, MelSpec):
+        kind = getattr(spec, "kind", type(spec).__name__)
+        raise SpecError(f"feature kind {kind!r} must be 'mel' for this front end; take one of the presets")
+    return spec
+
+
+def compute_features(spec: FeatureSpec, samples: Samples, multiple_of: int = 1) -> Float32:
+    """Features of a whole recording: what ``process`` and ``flush(multiple_of)`` of a fresh front end return together.
+
+    Args:
+        spec: Any specification; one that looks at the whole recording is allowed here.
+        samples: The recording, as for :meth:`FrontEnd.process`.
+        multiple_of: The number of frames is ``spec.n_frames(len(samples))`` rounded up to this.
+
+    Returns:
+        Features ``[n_frames, n_features]`` in the units after the affine.
+
+    Raises:
+        SpecError: as for :class:`FrontEnd` and its methods.
+    """
+    mel_spec = mel_spec_of(spec)
+    if not mel_spec.streamable:
+        scale = checked_scale(samples) * mel_spec.input_scale
+        return whole_recording_features(mel_spec, np.multiply(samples, scale, dtype=np.float64), multiple_of)
+    front_end = FrontEnd(mel_spec)
+    ready = front_end.process(samples)
+    return np.concatenate([ready, front_end.flush(multiple_of)])
