@@ -1,0 +1,104 @@
+"""Decide what is said, by whom and how, before anything is said; so a corpus is the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeaudio_models.synthesis.base import Synthesizer, Utterance
+
+MIN_RATE = 0.75
+MAX_RATE = 1.35
+MIN_PITCH = 0.8
+MAX_PITCH = 1.25
+"""Ranges of speaking rate and pitch, relative to the voice's own."""
+
+VALIDATION_SHARE = 0.15
+"""Share of the voices, and of the clips, that go to validation."""
+
+MIN_GROUPS_TO_SPLIT = 5
+"""A synthesizer with fewer kinds of voices gives none of them up for validation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedClip:
+    """One clip to synthesize."""
+
+    label: str
+    """Label of the clip."""
+    synthesizer: int
+    """Index of who says it."""
+    utterance: Utterance
+    """What is said, and how."""
+    split: str
+    """"train" or "validation"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cast:
+    """Which voice speaks in which split."""
+
+    train: tuple[tuple[int, str], ...]
+    """(index of the synthesizer, voice), each synthesizer's voices in order."""
+    validation: tuple[tuple[int, str], ...]
+    """The same for validation."""
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no voice speaks in both splits."""
+        return not set(self.train) & set(self.validation)
+
+
+def cast_voices(synthesizers: Sequence[Synthesizer], *, generator: np.random.Generator) -> Cast:
+    """Give a share of the voices to validation, keeping kinds (the part after "+") together.
+
+    A synthesizer with fewer than ``MIN_GROUPS_TO_SPLIT`` kinds speaks in training only, unless all are such: then every
+    voice speaks in both splits and the cast is not disjoint.
+    """
+    train: list[tuple[int, str]] = []
+    validation: list[tuple[int, str]] = []
+    for i, synthesizer in enumerate(synthesizers):
+        held_out = _held_out(synthesizer.voices, generator)
+        for voice in synthesizer.voices:
+            (validation if _kind(voice) in held_out else train).append((i, voice))
+    return Cast(train=tuple(train), validation=tuple(validation or train))
+
+
+def plan_clips(label: str, texts: Sequence[str], n_clips: int, *, cast: Cast, seed: int) -> tuple[PlannedClip, ...]:
+    """Plan ``n_clips`` clips of one label: texts in turn, synthesizers in turn, everything else drawn.
+
+    The draws depend on the seed and the label only, so a further label changes no other.
+    """
+    generator = np.random.default_rng([seed, *label.encode()])
+    n_validation = round(n_clips * VALIDATION_SHARE)
+    splits = ["validation"] * n_validation + ["train"] * (n_clips - n_validation)
+    return tuple(
+        _plan(label, texts[i % len(texts)], i, split=split, cast=cast, generator=generator)
+        for i, split in enumerate(splits)
+    )
+
+
+def _plan(label: str, text: str, turn: int, *, split: str, cast: Cast, generator: np.random.Generator) -> PlannedClip:
+    candidates = cast.validation if split == "validation" else cast.train
+    speakers = sorted({i for i, _ in candidates})
+    speaker = speakers[turn % len(speakers)]
+    voices = [voice for i, voice in candidates if i == speaker]
+    voice = voices[int(generator.integers(len(voices)))]
+    rate = round(float(generator.uniform(MIN_RATE, MAX_RATE)), 2)
+    pitch = round(float(generator.uniform(MIN_PITCH, MAX_PITCH)), 2)
+    utterance = Utterance(text=text, voice=voice, rate=rate, pitch=pitch)
+    return PlannedClip(label=label, synthesizer=speaker, utterance=utterance, split=split)
+
+
+def _held_out(voices: Sequence[str], generator: np.random.Generator) -> set[str]:
+    kinds = sorted({_kind(voice) for voice in voices})
+    if len(kinds) < MIN_GROUPS_TO_SPLIT:
+        return set()
+    n_held_out = max(1, round(VALIDATION_SHARE * len(kinds)))
+    return {kinds[i] for i in generator.permutation(len(kinds))[:n_held_out]}
+
+
+def _kind(voice: str) -> str:
+    return voice.rpartition("+")[2]
