@@ -60,12 +60,14 @@ def audio_info(path: str | os.PathLike[str]) -> AudioInfo:
         AudioError: The file is missing, empty, truncated, no audio, or its header holds an absurd rate.
     """
     file = Path(path)
-    with _reading(file):
-        _refuse_truncated(file)
-        with soundfile.SoundFile(file) as sound:
-            info = AudioInfo(
-                sample_rate=sound.samplerate, n_channels=sound.channels, n_samples=sound.frames, subtype=sound.subtype
-            )
+    with _opened(file) as sound:
+        return _checked_info(file, sound)
+
+
+def _checked_info(file: Path, sound: soundfile.SoundFile) -> AudioInfo:
+    info = AudioInfo(
+        sample_rate=sound.samplerate, n_channels=sound.channels, n_samples=sound.frames, subtype=sound.subtype
+    )
     if not MIN_SAMPLE_RATE <= info.sample_rate <= MAX_SAMPLE_RATE:
         raise AudioError(
             f"{file}: sample_rate={info.sample_rate} must be in [{MIN_SAMPLE_RATE}, {MAX_SAMPLE_RATE}] Hz; "
@@ -113,12 +115,15 @@ def read_float(
 ) -> tuple[Float32, int]:
     """Decode a file to float32 mono samples, full scale 1.0, and its own rate; see :func:`read_audio`."""
     file = Path(path)
-    info = audio_info(file)
-    index = _channel_index(file, info, channel)
-    with _reading(file):
-        frames, rate = soundfile.read(file, dtype="float32", always_2d=True, start=start, stop=stop)
-    _check_frames(file, frames, expected=len(range(info.n_samples)[start:stop]))
-    return np.ascontiguousarray(frames[:, index]), int(rate)
+    with _opened(file) as sound:
+        info = _checked_info(file, sound)
+        index = _channel_index(file, info, channel)
+        expected = len(range(info.n_samples)[start:stop])
+        if start:
+            sound.seek(min(start, info.n_samples))
+        frames = sound.read(expected, dtype="float32", always_2d=True)
+    _check_frames(file, frames, expected=expected)
+    return np.ascontiguousarray(frames[:, index]), info.sample_rate
 
 
 def to_int16(samples: npt.NDArray[np.floating]) -> Int16:
@@ -170,13 +175,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _opened(file: Path) -> Iterator[soundfile.SoundFile]:
     if not file.is_file():
         raise AudioError(f"{file}: no such file")
     if file.stat().st_size == 0:
         raise AudioError(f"{file}: the file is empty (0 bytes); fetch it again")
+    _refuse_truncated(file)
     try:
-        yield
+        with soundfile.SoundFile(file) as sound:
+            yield sound
     except (soundfile.LibsndfileError, OSError) as error:
         reason = " ".join(str(getattr(error, "error_string", error)).split())
         raise AudioError(f"{file}: cannot be decoded ({reason}); is it audio, and whole?") from error
