@@ -1,3 +1,90 @@
-"""Streaming audio front end and int8 inference for edgeaudio bundles."""
+"""Streaming audio front end and int8 inference for edgeaudio bundles.
+
+The names below are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeaudio_runtime.bundle import Bundle, open_bundle
+    from edgeaudio_runtime.ctc_decoder import CtcDecoder, DecoderConfig
+    from edgeaudio_runtime.detector import DetectorConfig, KeywordDetector
+    from edgeaudio_runtime.errors import (
+        AudioError,
+        BundleError,
+        EdgeAudioError,
+        EngineError,
+        ParityError,
+        SpecError,
+    )
+    from edgeaudio_runtime.events import Event, KeywordEvent, Token, TranscriptEvent
+    from edgeaudio_runtime.features import FeatureSpec, MelSpec
+    from edgeaudio_runtime.front_end import FrontEnd, compute_features
+    from edgeaudio_runtime.manifest import Manifest
+    from edgeaudio_runtime.presets import PRESETS, preset
+    from edgeaudio_runtime.selftest import SelfTestReport, self_test
+    from edgeaudio_runtime.stream import AudioStream, clip_logits
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "AudioError",
+    "AudioStream",
+    "Bundle",
+    "BundleError",
+    "CtcDecoder",
+    "DecoderConfig",
+    "DetectorConfig",
+    "EdgeAudioError",
+    "EngineError",
+    "Event",
+    "FeatureSpec",
+    "FrontEnd",
+    "KeywordDetector",
+    "KeywordEvent",
+    "Manifest",
+    "MelSpec",
+    "ParityError",
+    "SelfTestReport",
+    "SpecError",
+    "Token",
+    "TranscriptEvent",
+    "clip_logits",
+    "compute_features",
+    "open_bundle",
+    "preset",
+    "self_test",
+]
+
+_HOMES = {
+    "bundle": ("Bundle", "open_bundle"),
+    "ctc_decoder": ("CtcDecoder", "DecoderConfig"),
+    "detector": ("DetectorConfig", "KeywordDetector"),
+    "errors": ("AudioError", "BundleError", "EdgeAudioError", "EngineError", "ParityError", "SpecError"),
+    "events": ("Event", "KeywordEvent", "Token", "TranscriptEvent"),
+    "features": ("FeatureSpec", "MelSpec"),
+    "front_end": ("FrontEnd", "compute_features"),
+    "manifest": ("Manifest",),
+    "presets": ("PRESETS", "preset"),
+    "selftest": ("SelfTestReport", "self_test"),
+    "stream": ("AudioStream", "clip_logits"),
+}
+"""Module to the public names that live in it."""
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    for module, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -85,14 +85,14 @@ def softmax_table(quant: QuantParams) -> Float64:
 class KeywordDetector:
     """Turn logit codes of successive network outputs into keyword events.
 
-    An output fires label k when (1) k is not a background label, (2) its smoothed probability is the largest of all
-    labels, ties going to the first, (3) it reaches the label's threshold, (4) it has been below ``release`` since k last
+    An output fires label k when (1) k is no background label, (2) its smoothed probability is the largest of all
+    labels, ties going to the first, (3) it reaches the label's threshold, (4) it was below ``release`` since k last
     fired and (5) ``refractory_s`` have passed since the last event. The event leaves at once: ``score`` is the smoothed
     probability at the crossing, not the peak, and ``detected_s`` is the end of the last sample the output depends on. A
     label held back by (5) alone fires as soon as the time is over, if the rest still holds.
 
-    Where the word lies is read from ``activity``, one loudness-like value a feature frame (see ``AudioStream``), kept for
-    the network's averaging window and a margin: the heaviest stretch above a level between floor and peak, gaps of up
+    Where the word lies is read from ``activity``, one loudness-like value a frame (see ``AudioStream``), kept for the
+    network's averaging window and a margin: the heaviest stretch above a level between floor and peak, gaps of up
     to 0.1 s bridged, that ends at or before detection and was not part of an earlier event (``extent.active_region``).
     The word may still be sounding when it is detected; ``end_s`` is then the end of the last frame heard. Without
     contrast, or without activity, the word is put between the output at which the smoothed probability began to rise
@@ -151,7 +151,7 @@ class KeywordDetector:
 
         Args:
             codes: Logit codes ``[k, n_labels]`` of whole steps, k >= 0.
-            activity: One value for each feature frame of these steps, ``[k * frames per output]``; None if there is none.
+            activity: One value for each feature frame of these steps; None if there is none.
 
         Raises:
             SpecError: Another shape.
@@ -188,7 +188,8 @@ class KeywordDetector:
         n_frames, partial = divmod(n_outputs, self._clock.outputs_per_step)
         n_frames *= self._clock.step_frames
         if partial:
-            raise SpecError(f"{n_outputs} outputs are no whole number of steps; a step yields {self._clock.outputs_per_step}")
+            per_step = self._clock.outputs_per_step
+            raise SpecError(f"{n_outputs} outputs are no whole number of steps; a step yields {per_step}")
         if activity is None:
             activity = np.full(n_frames, np.nan, dtype=np.float32)
         elif activity.shape != (n_frames,):

@@ -17,7 +17,7 @@ _FLOOR_QUANTILE = 0.1
 _LEVEL = 0.4
 """The level of activity lies at this share of the way from floor to peak."""
 _MIN_CONTRAST = 0.05
-"""Peak minus floor below this share of the peak's size (or below this) is no contrast."""
+"""Peak minus floor below this share of the larger size of the two is no contrast."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ def active_region(past: npt.NDArray[np.float32], *, clock: StreamClock, taken: i
     if not len(known) or first >= len(past):
         return None
     floor, peak = float(np.quantile(known, _FLOOR_QUANTILE)), float(np.nanmax(past[first:], initial=-np.inf))
-    if not np.isfinite(peak) or peak - floor <= _MIN_CONTRAST * max(1.0, abs(peak)):
+    if not np.isfinite(peak) or peak - floor <= _MIN_CONTRAST * max(abs(peak), abs(floor)):
         return None
     level = floor + _LEVEL * (peak - floor)
     runs = _runs(past >= level, frames(clock, _BRIDGED_GAP_S))

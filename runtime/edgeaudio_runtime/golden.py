@@ -1,0 +1,83 @@
+"""Golden data: one clip on its way from PCM to events, as the bundle's builder saw it."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio_runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    from edgeaudio_runtime.bundle import Bundle
+
+Codes = npt.NDArray[np.int8]
+
+_ARRAYS = {"pcm": (np.int16, 1), "features": (np.float32, 2), "codes": (np.int8, 2), "logits": (np.int8, 2)}
+_NAMES = {name: f"golden/{name}.npy" for name in _ARRAYS} | {"events": "golden/events.json"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Golden:
+    """What went in and what came out at every stage, from reset to flush."""
+
+    pcm: npt.NDArray[np.int16]
+    """``[n_samples]``, at the bundle's rate."""
+    features: npt.NDArray[np.float32]
+    """``[n_frames, n_features]``; n_frames is a whole number of steps."""
+    codes: Codes
+    """``[n_frames, n_features]``: the features quantized."""
+    logits: Codes
+    """``[n_outputs, n_labels]``: the numpy engine on ``codes``."""
+    config: dict[str, Any] | None
+    """Settings of the detector or decoder that made the events (``detector.json`` may have been tuned since); None in
+    bundles that do not say, where those of the bundle are taken."""
+    events: list[dict[str, Any]]
+    """JSON form of the events of ``logits``."""
+
+    def to_files(self) -> dict[str, bytes]:
+        """Paths in the bundle to bytes; artifacts of role "golden"."""
+        files = {_NAMES[name]: _npy_bytes(getattr(self, name)) for name in _ARRAYS}
+        events = {"config": self.config, "events": self.events}
+        files[_NAMES["events"]] = (json.dumps(events, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+        return files
+
+    @classmethod
+    def read(cls, bundle: Bundle) -> Golden:
+        """Golden data of ``bundle``; raises BundleError if a file is missing or is not what its name says."""
+        arrays = {name: _load_npy(bundle.read(_NAMES[name]), _NAMES[name], *_ARRAYS[name]) for name in _ARRAYS}
+        try:
+            document = json.loads(bundle.read(_NAMES["events"]).decode())
+            plain = isinstance(document, list)
+            config = None if plain else dict(document["config"])
+            lines = [dict(line) for line in (document if plain else document["events"])]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise BundleError(f"{_NAMES['events']} must hold events: {error!r}; export the bundle again") from error
+        return cls(**arrays, config=config, events=lines)
+
+
+def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _load_npy(data: bytes, name: str, dtype: type, ndim: int) -> npt.NDArray[Any]:
+    """Read version 1.0 of the format; np.load would allocate what a hostile header asks for."""
+    buffer = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(buffer) != (1, 0):
+            raise ValueError("format version is not 1.0")
+        shape, fortran_order, found = np.lib.format.read_array_header_1_0(buffer)
+    except ValueError as error:
+        raise BundleError(f"{name} is no .npy file: {error}; export the bundle again") from error
+    body = data[buffer.tell() :]
+    wanted = np.dtype(dtype).newbyteorder("<")
+    n_bytes = int(np.prod([int(size) for size in shape], dtype=object)) * wanted.itemsize
+    if found != wanted or len(shape) != ndim or fortran_order or n_bytes != len(body):
+        raise BundleError(f"{name} is {found}{list(shape)} in {len(body)} bytes, it must be {wanted} with {ndim} axes")
+    return np.frombuffer(body, dtype=wanted).reshape(shape).astype(dtype, copy=False)

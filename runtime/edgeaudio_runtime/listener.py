@@ -1,0 +1,105 @@
+"""What listens to the logits: the detector of a keyword bundle or the decoder of a ctc bundle, behind one face."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio_runtime.events import Event
+from edgeaudio_runtime.features import FeatureSpec, MelSpec
+
+if TYPE_CHECKING:
+    from edgeaudio_runtime.bundle import Bundle
+    from edgeaudio_runtime.ctc_decoder import DecoderConfig
+    from edgeaudio_runtime.detector import DetectorConfig
+
+Features = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.integer[Any]]
+
+
+class Listener(Protocol):
+    """Turns the logits of one stream into events."""
+
+    def hear(self, codes: Codes, features: Features) -> list[Event]:
+        """Take the logit codes of whole steps and the features that went into them; return the events they complete."""
+        ...
+
+    def finish(self) -> list[Event]:
+        """What was outstanding when the stream ended."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything."""
+        ...
+
+
+def activity(spec: FeatureSpec, features: Features) -> npt.NDArray[np.float32]:
+    """One loudness-like value a frame: the sum of its features, or the first coefficient of a DCT."""
+    if isinstance(spec, MelSpec) and spec.n_dct > 0:
+        return features[:, 0]
+    # Summing along the contiguous axis gives a frame the same value whatever stands beside it.
+    total: npt.NDArray[np.float32] = np.add.reduce(features, axis=1)
+    return total
+
+
+def open_listener(bundle: Bundle, config: DetectorConfig | DecoderConfig | None = None) -> Listener:
+    """The listener of ``bundle``, with its own settings or with ``config``."""
+    if bundle.task == "keyword":
+        return KeywordListener(bundle, bundle.detector_config if config is None else config)
+    return TranscriptListener(bundle, bundle.decoder_config if config is None else config)
+
+
+class KeywordListener:
+    """A :class:`~edgeaudio_runtime.detector.KeywordDetector` fed with the activity of the features."""
+
+    def __init__(self, bundle: Bundle, config: Any) -> None:
+        from edgeaudio_runtime.detector import KeywordDetector
+
+        self._spec = bundle.features
+        self._detector = KeywordDetector(
+            config,
+            labels=bundle.labels,
+            background_labels=bundle.background_labels,
+            output_quant=bundle.manifest.network.output_quant,
+            clock=bundle.clock,
+        )
+
+    def hear(self, codes: Codes, features: Features) -> list[Event]:
+        """See :class:`Listener`."""
+        return [*self._detector.process(codes, activity(self._spec, features))] if len(codes) else []
+
+    def finish(self) -> list[Event]:
+        """Nothing: a keyword is reported when it is detected."""
+        return []
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._detector.reset()
+
+
+class TranscriptListener:
+    """A :class:`~edgeaudio_runtime.ctc_decoder.CtcDecoder`; the features are not looked at."""
+
+    def __init__(self, bundle: Bundle, config: Any) -> None:
+        from edgeaudio_runtime.ctc_decoder import CtcDecoder
+
+        self._decoder = CtcDecoder(
+            config,
+            labels=bundle.labels,
+            clock=bundle.clock,
+            latency_frames=bundle.manifest.network.latency_frames,
+        )
+
+    def hear(self, codes: Codes, features: Features) -> list[Event]:
+        """See :class:`Listener`."""
+        return [*self._decoder.process(codes)]
+
+    def finish(self) -> list[Event]:
+        """The transcript under way, as final."""
+        return [*self._decoder.flush()]
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._decoder.reset()

@@ -1,0 +1,249 @@
+"""Audio from RIFF/WAVE files and from pipes, in chunks, without trusting a header further than it can be checked."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio_runtime.errors import AudioError
+
+Samples = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+
+_PCM, _FLOAT, _EXTENSIBLE = 0x0001, 0x0003, 0xFFFE
+_GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
+"""What follows the format code in the sub-format of WAVE_FORMAT_EXTENSIBLE."""
+_UNKNOWN_SIZE = 0x7FFFFF00
+"""Recorders that cannot seek back write 0, 0x7FFFFFFF, 0x80000000 or 0xFFFFFFFF: nobody knows, read to the end."""
+_SUPPORTED = frozenset({(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)})
+_RATES = range(1000, 768_001)
+_CHANNELS = range(1, 65)
+_SKIP_BYTES = 1 << 16
+DEFAULT_CHUNK = 1600
+"""Sample frames a chunk holds at most, 0.1 s at 16 kHz."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WavFormat:
+    """The fmt chunk, as far as it matters."""
+
+    sample_rate: int
+    """Hz."""
+    n_channels: int
+    bits: int
+    """Bits a sample."""
+    is_float: bool
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes one sample of all channels takes."""
+        return self.n_channels * self.bits // 8
+
+
+class WavReader:
+    """A WAVE stream whose header has been read; :meth:`chunks` yields one channel."""
+
+    def __init__(self, stream: BinaryIO, *, name: str = "audio") -> None:
+        """Read the header up to the samples.
+
+        Args:
+            stream: A file, or a pipe positioned at "RIFF".
+            name: What errors call it.
+
+        Raises:
+            AudioError: Not WAVE, a format that is not plain PCM or float, an absurd header, or a file cut short.
+        """
+        self._stream, self._name = stream, name
+        self._check_riff()
+        self.format, self._data_bytes = self._read_chunks()
+
+    def _check_riff(self) -> None:
+        head = _read_fully(self._stream, 12)
+        if head[:4] in (b"RF64", b"RIFX"):
+            kind = head[:4].decode()
+            raise AudioError(f"{self._name} is {kind}, only RIFF is read; run: ffmpeg -i IN -c:a pcm_s16le OUT.wav")
+        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+            begins = f"{self._name} is not a WAV file, it begins with {head[:12]!r}"
+            raise AudioError(f"{begins}; run: ffmpeg -i IN -c:a pcm_s16le OUT.wav")
+
+    def _read_chunks(self) -> tuple[WavFormat, int | None]:
+        """Walk the chunks up to "data"; return the format and the declared bytes, None for "to the end"."""
+        form = None
+        while True:
+            head = _read_fully(self._stream, 8)
+            if len(head) < 8:
+                raise AudioError(f"truncated WAV: {self._name} ends before its samples; copy or record it again")
+            tag, size = head[:4], struct.unpack("<I", head[4:])[0]
+            if tag == b"data":
+                break
+            form = self._read_chunk(tag, size, form)
+        if form is None:
+            raise AudioError(f"{self._name} has samples before its format; it is damaged, write it again")
+        return form, self._checked_size(size)
+
+    def _read_chunk(self, tag: bytes, size: int, form: WavFormat | None) -> WavFormat | None:
+        padded = size + size % 2
+        if tag != b"fmt ":
+            _skip(self._stream, padded)
+            return form
+        if not 16 <= size <= 4096:
+            raise AudioError(f"{self._name} has a format chunk of {size} bytes, it must be 16 to 4096; it is damaged")
+        body = _read_fully(self._stream, padded)
+        if len(body) < padded:
+            raise AudioError(f"truncated WAV: {self._name} ends before its samples; copy or record it again")
+        return _parse_format(body, self._name)
+
+    def _checked_size(self, size: int) -> int | None:
+        left = _bytes_left(self._stream)
+        if size == 0 or size >= _UNKNOWN_SIZE:
+            return None
+        if left is not None and left < size:
+            sizes = f"header says {size} bytes of samples, data has {left}"
+            raise AudioError(f"truncated WAV: {self._name}: {sizes}; copy or record it again")
+        return size
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.format.sample_rate
+
+    def chunks(self, *, channel: int | None = None, size: int = DEFAULT_CHUNK) -> Iterator[Samples]:
+        """Yield the samples of one channel as they come, at most ``size`` at a time.
+
+        Args:
+            channel: Index from 0; may be None for a mono file.
+            size: Samples a chunk holds at most.
+
+        Yields:
+            int16 for 8 and 16 bit (8 bit is shifted up), float32 in -1..1 for everything else. Never empty.
+
+        Raises:
+            AudioError: Several channels and none chosen, or a channel that is not there.
+        """
+        column = self._column(channel)
+        for block in _blocks(self._stream, self.format.frame_bytes, size, self._data_bytes):
+            yield _decode(block, self.format)[column :: self.format.n_channels]
+
+    def _column(self, channel: int | None) -> int:
+        n_channels = self.format.n_channels
+        if channel is None and n_channels > 1:
+            raise AudioError(f"{self._name} has {n_channels} channels, the bundle takes one; choose with --channel 0")
+        if channel is not None and not 0 <= channel < n_channels:
+            raise AudioError(f"channel={channel} must be in 0..{n_channels - 1}; {self._name} has {n_channels}")
+        return channel or 0
+
+
+def _parse_format(body: bytes, name: str) -> WavFormat:
+    code, n_channels, rate, _, align, bits = struct.unpack("<HHIIHH", body[:16])
+    if code == _EXTENSIBLE and len(body) >= 40 and body[26:40] == _GUID_TAIL:
+        code = struct.unpack("<H", body[24:26])[0]
+    if (code, bits) not in _SUPPORTED:
+        raise AudioError(
+            f"{name} has format={code:#06x} with {bits} bits, only PCM and float are read; "
+            "run: ffmpeg -i IN -c:a pcm_s16le OUT.wav"
+        )
+    if rate not in _RATES:
+        raise AudioError(f"{name} says sample_rate={rate}, it must be {_RATES[0]} to {_RATES[-1]}; it is damaged")
+    if n_channels not in _CHANNELS or align != n_channels * bits // 8:
+        raise AudioError(
+            f"{name} says {n_channels} channels of {bits} bits in blocks of {align} bytes; its header is damaged"
+        )
+    return WavFormat(sample_rate=rate, n_channels=n_channels, bits=bits, is_float=code == _FLOAT)
+
+
+def _decode(block: bytes, form: WavFormat) -> Samples:
+    """All channels interleaved, as int16 or float32."""
+    if form.is_float:
+        return np.frombuffer(block, dtype=f"<f{form.bits // 8}").astype(np.float32)
+    if form.bits == 16:
+        return np.frombuffer(block, dtype="<i2").astype(np.int16, copy=False)
+    if form.bits == 8:
+        return (np.frombuffer(block, dtype=np.uint8).astype(np.int16) - 128) << 8
+    if form.bits == 32:
+        return (np.frombuffer(block, dtype="<i4") / np.float64(2**31)).astype(np.float32)
+    wide = np.zeros((len(block) // 3, 4), dtype=np.uint8)
+    wide[:, 1:] = np.frombuffer(block, dtype=np.uint8).reshape(-1, 3)
+    # 24 bits in the upper part of an int32: exact in float32.
+    return (wide.reshape(-1).view("<i4") / np.float64(2**31)).astype(np.float32)
+
+
+def raw_chunks(stream: BinaryIO, *, size: int = DEFAULT_CHUNK) -> Iterator[npt.NDArray[np.int16]]:
+    """Yield little-endian int16 mono samples as they come; half a sample at the very end is dropped."""
+    for block in _blocks(stream, 2, size, None):
+        yield np.frombuffer(block, dtype="<i2").astype(np.int16, copy=False)
+
+
+def _blocks(stream: BinaryIO, unit: int, size: int, total: int | None) -> Iterator[bytes]:
+    """Whole units of ``unit`` bytes, at most ``size`` of them, until ``total`` bytes or the end of the stream."""
+    # read1 returns what a pipe has, so that a live stream is heard at once and not a chunk late.
+    read = getattr(stream, "read1", stream.read)
+    rest = b""
+    while total is None or total > 0:
+        wanted = size * unit - len(rest)
+        block = read(wanted if total is None else min(wanted, total))
+        if not block:
+            return
+        if total is not None:
+            total -= len(block)
+        rest += block
+        whole = len(rest) - len(rest) % unit
+        if whole:
+            yield rest[:whole]
+            rest = rest[whole:]
+
+
+def _read_fully(stream: BinaryIO, n_bytes: int) -> bytes:
+    parts, missing = [], n_bytes
+    while missing and (part := stream.read(missing)):
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _skip(stream: BinaryIO, n_bytes: int) -> None:
+    while n_bytes and (part := stream.read(min(n_bytes, _SKIP_BYTES))):
+        n_bytes -= len(part)
+
+
+def _bytes_left(stream: BinaryIO) -> int | None:
+    """Bytes between here and the end of a regular file; None for a pipe."""
+    if isinstance(stream, io.BytesIO):
+        return len(stream.getbuffer()) - stream.tell()
+    try:
+        status = os.fstat(stream.fileno())
+        return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else None
+    except (OSError, AttributeError):
+        return None
+
+
+def resampled(chunks: Iterable[Samples], *, from_rate: int, to_rate: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Convert chunks from one sample rate to another as they come (soxr, high quality), as float32.
+
+    Raises:
+        AudioError: soxr is not installed.
+    """
+    try:
+        import soxr
+    except ImportError as error:
+        raise AudioError("soxr is not installed; run: pip install 'edgeaudio-runtime[resample]'") from error
+    stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
+    for chunk in chunks:
+        yield _checked(stream.resample_chunk(_as_float(chunk)))
+    yield _checked(stream.resample_chunk(np.empty(0, dtype=np.float32), last=True))
+
+
+def _as_float(chunk: Samples) -> npt.NDArray[np.float32]:
+    if chunk.dtype == np.int16:
+        return chunk.astype(np.float32) / np.float32(32768)
+    return np.ascontiguousarray(chunk, dtype=np.float32)
+
+
+def _checked(chunk: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    return chunk.astype(np.float32, copy=False)
