@@ -1,0 +1,39 @@
+"""ONNX models of a step with explicit states: ``features [1, step_frames, n_features]`` and ``state_<i>_in [1, C, K]`` to
+``logits [1, outputs_per_step, n_labels]`` and ``state_<i>_out``, all float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import onnx
+import torch
+from torch.fx import GraphModule
+
+from edgeaudio_export.step_graph import OPSET, StepGraph, quiet_torch
+
+
+def input_names(n_states: int) -> list[str]:
+    """Names of the inputs, in order."""
+    return ["features", *(f"state_{i}_in" for i in range(n_states))]
+
+
+def output_names(n_states: int) -> list[str]:
+    """Names of the outputs, in order."""
+    return ["logits", *(f"state_{i}_out" for i in range(n_states))]
+
+
+def to_onnx(module: GraphModule, step: StepGraph) -> onnx.ModelProto:
+    """Export a step graph, float or with Q/DQ pairs, for a batch of one stream."""
+    n_states = len(step.outputs) - 1
+    # The exporter reports its stages on stdout, which belongs to results.
+    with quiet_torch(), contextlib.redirect_stdout(io.StringIO()):
+        program = torch.onnx.export(
+            module, step.example(), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=input_names(n_states), output_names=output_names(n_states),
+        )
+    assert program is not None
+    model = program.model_proto
+    onnx.checker.check_model(model)
+    return model
