@@ -22,6 +22,7 @@ from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.targets.long_averages import band_matrix
 from edgeaudio_export.targets.tflite_flatbuffer import TfliteFlatbuffer
+from edgeaudio_export.targets.unit_depthwise import unit_depthwise
 
 _Code = schema.BuiltinOperator
 _Options = schema.BuiltinOptions
@@ -203,19 +204,9 @@ def _requantize(writer: _Writer, op: Op) -> None:
 
 def _unit_depthwise(writer: _Writer, op: Op, *, bins: int) -> None:
     """Sum over ``bins`` bins with weight 1 of scale ``1 / bins``: the only form whose rounding every engine shares."""
-    x = writer.graph.tensors[op.inputs[0]]
-    channels, scale = x.shape[3], float(np.float32(1 / bins))
-    if x.quant is None:
-        weight = np.full((channels, 1, bins, 1), scale, np.float32)
-        weight_quant, bias_quant, bias = None, None, np.zeros(channels, np.float32)
-    else:
-        weight = np.ones((channels, 1, bins, 1), np.int8)
-        weight_quant = QuantParams(scale=(scale,) * channels, axis=0, qmin=-127)
-        product = float(np.float32(x.quant.scale[0]) * np.float32(scale))
-        bias_quant, bias = QuantParams(scale=(product,) * channels, axis=0, dtype="int32"), np.zeros(channels, np.int32)
+    unit = unit_depthwise(writer.graph.tensors[op.inputs[0]], bins)
     writer.convolve(
-        writer.tensor(op.inputs[0]), writer.tensor(op.outputs[0]), weight, weight_quant, bias, bias_quant,
-        label=op.outputs[0], depthwise=True, attrs={})
+        writer.tensor(op.inputs[0]), writer.tensor(op.outputs[0]), *unit, label=op.outputs[0], depthwise=True, attrs={})
 
 
 def _merge_frequency(writer: _Writer, op: Op) -> None:

@@ -45,3 +45,13 @@ def _quant(name: str, quant: QuantParams | None) -> QuantParams:
     if quant is None:
         raise SpecError(f"tensor {name!r} is float32; features and logits must be codes")
     return quant
+
+
+def check_initial_states(initial_states: tuple[int | float, ...], names: tuple[str, ...]) -> None:
+    """Refuse a number of initial values that is not the model's number of states.
+
+    Raises:
+        SpecError: the numbers differ.
+    """
+    if len(initial_states) != len(names):
+        raise SpecError(f"initial_states has {len(initial_states)} values, the model has {len(names)} states; give one each")

@@ -1,0 +1,29 @@
+"""Requantization and averaging over frequency written as a depthwise convolution, the form every engine rounds alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from edgeaudio_runtime.graph import Tensor
+from edgeaudio_runtime.quantization import QuantParams
+
+
+def unit_depthwise(
+    x: Tensor, bins: int,
+) -> tuple[npt.NDArray[Any], QuantParams | None, npt.NDArray[Any], QuantParams | None]:
+    """Weights, their quantization, biases and their quantization of ``mean over bins``: codes 1 of scale ``1 / bins``.
+
+    Args:
+        x: Input ``[N, T, F, C]``.
+        bins: Bins to average; 1 changes the quantization only.
+    """
+    channels, scale = x.shape[3], float(np.float32(1 / bins))
+    shape = (channels, 1, bins, 1)
+    if x.quant is None:
+        return np.full(shape, scale, np.float32), None, np.zeros(channels, np.float32), None
+    product = float(np.float32(x.quant.scale[0]) * np.float32(scale))
+    weight_quant = QuantParams(scale=(scale,) * channels, axis=0, qmin=-127)
+    bias_quant = QuantParams(scale=(product,) * channels, axis=0, dtype="int32")
+    return np.ones(shape, np.int8), weight_quant, np.zeros(channels, np.int32), bias_quant

@@ -1,0 +1,144 @@
+"""LiteRT (``ai_edge_litert``, else the older ``tflite_runtime``): one interpreter for each stream."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from edgeaudio_runtime.engines.base import Codes, NetworkSignature, Numerics, Session
+from edgeaudio_runtime.engines.boundary import check_codes, check_initial_states
+from edgeaudio_runtime.engines.litert_memory import CopyingMemory, InPlaceMemory, TensorMemory
+from edgeaudio_runtime.errors import EngineError, SpecError
+
+KernelSet = Literal["default", "builtin", "reference"]
+"""Which kernels compute: with LiteRT's default delegate XNNPACK, the built-in ones without it, or the plain C++ references."""
+
+_RESOLVERS = {"default": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
+_FP32_MACHINES = frozenset({"x86_64", "AMD64", "aarch64", "arm64"})
+"""Where the default kernels were found to follow rule "fp32" bit for bit."""
+
+
+class LiteRtProgram:
+    """An int8 ``.tflite`` model with inputs ``features``, ``state_<i>_in`` and outputs ``logits``, ``state_<i>_out``.
+
+    Args:
+        model_bytes: The ``.tflite`` file.
+        signature: Shapes and quantization at the boundary.
+        initial_states: The value that fills each state after a reset, in order.
+        kernels: Which kernels compute; all but "default" make ``numerics`` "unspecified".
+        in_place: Exchange tensors through their addresses; False copies through the public calls instead.
+
+    Raises:
+        EngineError: neither package is installed, or the model cannot be loaded.
+        SpecError: ``kernels`` is unknown, or ``initial_states`` does not fit the model's states.
+    """
+
+    def __init__(
+        self, model_bytes: bytes, signature: NetworkSignature, initial_states: tuple[int | float, ...] = (), *,
+        kernels: KernelSet = "default", in_place: bool = True,
+    ) -> None:
+        if kernels not in _RESOLVERS:
+            raise SpecError(f"kernels={kernels!r} must be one of {list(get_args(KernelSet))}")
+        self._module = _import_interpreter()
+        self._model = model_bytes
+        self._signature = signature
+        self._initial_states = initial_states
+        self.kernels = kernels
+        self._memory: Callable[..., TensorMemory] = InPlaceMemory if in_place else CopyingMemory
+        names = [detail["name"] for detail in self.interpreter().get_input_details()]
+        check_initial_states(initial_states, tuple(name for name in names if name.startswith("state_")))
+
+    @property
+    def engine(self) -> str:
+        """"litert"."""
+        return "litert"
+
+    @property
+    def numerics(self) -> Numerics:
+        """"fp32" for the default kernels of ai_edge_litert on x86-64 and aarch64, else "unspecified"."""
+        known = self._module.__name__.startswith("ai_edge_litert") and platform.machine() in _FP32_MACHINES
+        return "fp32" if known and self.kernels == "default" else "unspecified"
+
+    @property
+    def version(self) -> str:
+        """Package name and version, with the kernels where they are not the default."""
+        from importlib import metadata
+
+        package = "ai-edge-litert" if self._module.__name__.startswith("ai_edge_litert") else "tflite-runtime"
+        suffix = "" if self.kernels == "default" else f" ({self.kernels} kernels)"
+        return f"{package} {metadata.version(package)}{suffix}"
+
+    @property
+    def signature(self) -> NetworkSignature:
+        """Shapes and quantization at the boundary."""
+        return self._signature
+
+    def session(self) -> Session:
+        """Open a stream in its initial state, on an interpreter of its own."""
+        interpreter = self.interpreter()
+        inputs = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
+        outputs = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
+        pairs = tuple((inputs[f"state_{i}_in"], outputs[f"state_{i}_out"]) for i in range(len(self._initial_states)))
+        memory = self._memory(interpreter, inputs["features"], outputs["logits"], pairs)
+        return LiteRtSession(interpreter, memory, self._signature, self._initial_states)
+
+    def interpreter(self) -> Any:
+        """A new interpreter with its tensors allocated, on one thread."""
+        resolver = getattr(self._module.OpResolverType, _RESOLVERS[self.kernels])
+        try:
+            interpreter = self._module.Interpreter(
+                model_content=self._model, num_threads=1, experimental_op_resolver_type=resolver)
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(f"litert cannot load the model: {str(error).splitlines()[0]}") from error
+        return interpreter
+
+
+class LiteRtSession:
+    """One stream on an interpreter that nobody else has."""
+
+    def __init__(
+        self, interpreter: Any, memory: TensorMemory, signature: NetworkSignature, initial_states: tuple[int | float, ...],
+    ) -> None:
+        self._interpreter, self._memory, self._signature = interpreter, memory, signature
+        self._initial_states = initial_states
+        self.reset()
+
+    def run(self, codes: Codes, /) -> Codes:
+        """Feature codes ``[k * step_frames, n_features]`` to logit codes ``[k * outputs_per_step, n_labels]``, k >= 0."""
+        signature, memory, invoke = self._signature, self._memory, self._interpreter.invoke
+        steps = check_codes(codes, signature)
+        logits = np.empty((steps * signature.outputs_per_step, signature.n_labels), signature.output_quant.dtype)
+        if not steps:
+            return logits
+        source, target = _flat_bytes(codes), _flat_bytes(logits)
+        n_in, n_out = len(source) // steps, len(target) // steps
+        for i in range(steps):
+            memory.write_features(source[i * n_in : (i + 1) * n_in])
+            invoke()
+            memory.carry_states()
+            memory.read_logits(target[i * n_out : (i + 1) * n_out])
+        return logits
+
+    def reset(self) -> None:
+        """Set every state to its initial value."""
+        self._memory.fill_states(self._initial_states)
+
+
+def _flat_bytes(array: Codes) -> memoryview:
+    return memoryview(np.ascontiguousarray(array)).cast("B")
+
+
+def _import_interpreter() -> Any:
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError:
+        try:
+            from tflite_runtime import interpreter
+        except ImportError as error:
+            raise EngineError(
+                "neither ai_edge_litert nor tflite_runtime is installed; run: pip install 'edgeaudio-runtime[litert]'") from error
+    return interpreter
