@@ -6,17 +6,12 @@ stdout is the result, stderr is progress; exit 0 done, 1 a check failed, 2 wrong
 from __future__ import annotations
 
 import errno
-import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 from edgeaudio_runtime.errors import EdgeAudioError
-
-PathArgument = click.Path(path_type=Path)
 
 
 class OneLineErrors(click.Group):
@@ -55,7 +50,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def _system(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        return f"no space left on the device; nothing was kept, free some space and run again"
+        return "no space left on the device; nothing was kept, free some space and run again"
     if error.filename is not None:
         return f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"
     return str(error)
@@ -65,27 +60,3 @@ def _system(error: OSError) -> str:
 @click.version_option(package_name="edgeaudio")
 def main() -> None:
     """Turn a small PyTorch audio model into an int8 artifact that listens, with proof that nothing was lost."""
-
-
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--json``: the result as one JSON document on stdout."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
-
-
-def force_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--force``: replace an existing output."""
-    return click.option("--force", is_flag=True, help="Replace the output if it exists.")(command)
-
-
-def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--data DIR``: a corpus that the loaders know."""
-    return click.option(
-        "--data",
-        type=PathArgument,
-        help="Folder of a corpus: manifest.csv, Speech Commands, or a folder for each label.",
-    )(command)
-
-
-def echo_json(document: object) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from edgeaudio_runtime.bundle import Bundle, open_bundle
-from edgeaudio_runtime.front_end import FrontEnd
-from edgeaudio_runtime.stream import AudioStream
 
 from edgeaudio.bench.cold_start import measure_cold_start
 from edgeaudio.bench.timing import Contender, Timing, time_side_by_side
+from edgeaudio_runtime.bundle import Bundle, open_bundle
+from edgeaudio_runtime.front_end import FrontEnd
 from edgeaudio_runtime.quantization import quantize
+from edgeaudio_runtime.stream import AudioStream
 
 CHUNKS_MS = (10, 100)
 """What a caller pushes: one hop, or a typical audio callback."""
@@ -26,7 +26,7 @@ def benchmark(path: Path, *, rounds: int = 40) -> dict[str, Any]:
     """Time front end, engines and the whole pipeline of a bundle; see README for the meaning of each figure."""
     bundle = open_bundle(path)
     audio = _speech_like_audio(bundle.features.sample_rate)
-    engines = bundle.usable_engines
+    engines = bundle.engines()
     front_end = time_side_by_side(_front_end_contenders(bundle, audio), rounds=rounds)
     network = time_side_by_side(_engine_contenders(bundle, engines, audio), rounds=rounds)
     pipeline = time_side_by_side(_pipeline_contenders(bundle, engines, audio), rounds=rounds)

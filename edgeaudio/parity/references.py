@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.features import FeatureSpec, MelSpec
 
-_LOGS = {
+_LOGS: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
     "ln": np.log,
     "log10": np.log10,
     "10log10": lambda x: 10 * np.log10(x),
@@ -38,8 +40,9 @@ def librosa_can_express(spec: FeatureSpec) -> bool:
 
 
 def librosa_features(spec: MelSpec, samples: npt.NDArray[np.int16], n_frames: int) -> npt.NDArray[np.float64]:
-    """Features ``[n_frames, n_mels]`` of ``samples [n]`` by librosa in float64, from sample 0 on, zeros after the end."""
+    """Features ``[n_frames, n_mels]`` of ``samples [n]`` by librosa in float64, zeros after the end."""
     import librosa
+    from librosa.filters import mel as mel_bank
 
     # librosa centres a window shorter than n_fft in its buffer and starts frame i at i * hop.
     lead = (spec.n_fft - spec.win_length) // 2 - spec.first_offset
@@ -55,7 +58,7 @@ def librosa_features(spec: MelSpec, samples: npt.NDArray[np.int16], n_frames: in
         dtype=np.complex128,
     )
     power = np.abs(spectrum[:, :n_frames]) ** spec.power * spec.spectrum_scale
-    bank = librosa.filters.mel(
+    bank = mel_bank(
         sr=spec.sample_rate,
         n_fft=spec.n_fft,
         n_mels=spec.n_mels,

@@ -22,16 +22,16 @@ class TaskResult:
 
     metric: str
     """"accuracy": the share of clips whose top label is the right one."""
-    float: float
+    reference: float
     """Accuracy of the float reference."""
-    int8: float
+    candidate: float
     """Accuracy of the int8 model."""
     delta: float
-    """``int8 - float``; negative is a loss."""
+    """``candidate - reference``; negative is a loss."""
     ci95: tuple[float, float]
     """95 % interval of ``delta``, bootstrapped over speakers."""
-    int8_ci95: tuple[float, float]
-    """95 % interval of ``int8``, bootstrapped over speakers."""
+    candidate_ci95: tuple[float, float]
+    """95 % interval of ``candidate``, bootstrapped over speakers."""
     agreement: float
     """Share of clips on which both give the same label."""
     n: int
@@ -40,8 +40,10 @@ class TaskResult:
     """Number of resampled units: speakers, and each clip without one."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """JSON form; the two accuracies are called "float" and "int8" there."""
+        names = {"reference": "float", "candidate": "int8", "candidate_ci95": "int8_ci95"}
+        values = asdict(self)
+        return {names.get(key, key): list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
 def compare_decisions(
@@ -74,11 +76,11 @@ def compare_decisions(
     accuracy = right.mean(axis=0)
     return TaskResult(
         metric="accuracy",
-        float=float(accuracy[0]),
-        int8=float(accuracy[1]),
+        reference=float(accuracy[0]),
+        candidate=float(accuracy[1]),
         delta=float(accuracy[1] - accuracy[0]),
         ci95=_percentiles(differences),
-        int8_ci95=_percentiles(samples[:, 1]),
+        candidate_ci95=_percentiles(samples[:, 1]),
         agreement=float((reference == candidate).mean()),
         n=n,
         n_speakers=len(_units(speakers)[0]),

@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from edgeaudio_runtime.bundle import open_bundle
-from edgeaudio_runtime.front_end import compute_features
-from edgeaudio_runtime.stream import AudioStream
 
 from edgeaudio_export.targets.onnx_target import graph_to_onnx
 from edgeaudio_export.targets.tflite_target import graph_to_tflite
+from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec
+from edgeaudio_runtime.front_end import compute_features
+from edgeaudio_runtime.golden import Golden
 from edgeaudio_runtime.graph import IntegerGraph
 from edgeaudio_runtime.graph_file import save_graph
 from edgeaudio_runtime.manifest import Artifact, Manifest, Network, NetworkState, Quantization
 from edgeaudio_runtime.quantization import quantize
+from edgeaudio_runtime.stream import AudioStream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class BundleContents:
     """PCM ``[n]`` that the self-test replays; a second or a few."""
 
 
-# File name, engine, role. golden/ is added by its own pass.
+# File name, engine, role.
 _MODELS = (
     ("model.json", "numpy", "model"),
     ("model.bin", "numpy", "weights"),
@@ -68,7 +69,6 @@ _MODELS = (
     ("model.tflite", "litert", "model"),
     ("model.float.onnx", None, "reference"),
 )
-_GOLDEN = ("pcm.npy", "features.npy", "codes.npy", "logits.npy", "events.json")
 
 
 def write_bundle(directory: Path, contents: BundleContents) -> Manifest:
@@ -83,8 +83,7 @@ def write_bundle(directory: Path, contents: BundleContents) -> Manifest:
     entries = [(path, engine, role) for path, engine, role in _MODELS]
     # The events of the golden data come from the bundle itself, so it must open once without them.
     _write_manifest(directory, contents, entries)
-    _write_golden(directory, contents)
-    entries += [(f"golden/{name}", None, "golden") for name in _GOLDEN]
+    entries += [(path, None, "golden") for path in _write_golden(directory, contents)]
     return _write_manifest(directory, contents, entries)
 
 
@@ -109,19 +108,22 @@ def _write_models(directory: Path, contents: BundleContents) -> None:
     (directory / "model.float.onnx").write_bytes(contents.float_onnx)
 
 
-def _write_golden(directory: Path, contents: BundleContents) -> None:
-    golden = directory / "golden"
-    golden.mkdir()
+def _write_golden(directory: Path, contents: BundleContents) -> list[str]:
     graph, pcm = contents.graph, contents.golden_samples
     features = compute_features(contents.features, pcm, multiple_of=graph.step_frames)
     assert graph.input_tensor.quant is not None
     codes = quantize(features, graph.input_tensor.quant)
-    arrays = {"pcm": pcm, "features": features, "codes": codes, "logits": NumpyProgram(graph).session().run(codes)}
-    for name, array in arrays.items():
-        np.save(golden / f"{name}.npy", array, allow_pickle=False)
+    logits = NumpyProgram(graph).session().run(codes)
     stream = AudioStream(open_bundle(directory), engine="numpy")
-    events = [*stream.process(pcm), *stream.flush()]
-    _write_json(golden / "events.json", [event.to_dict() for event in events])
+    events = [event.to_dict() for event in (*stream.process(pcm), *stream.flush())]
+    golden = Golden(
+        pcm=pcm, features=features, codes=codes, logits=logits, config=dict(contents.decoding), events=events
+    )
+    files = golden.to_files()
+    (directory / "golden").mkdir()
+    for path, data in files.items():
+        (directory / path).write_bytes(data)
+    return list(files)
 
 
 def _write_manifest(directory: Path, contents: BundleContents, entries: list[tuple[str, str | None, str]]) -> Manifest:

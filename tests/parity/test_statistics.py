@@ -12,7 +12,7 @@ def test_accuracy_delta_and_agreement_of_a_hand_counted_case() -> None:
     reference = np.array([0, 1, 2, 0, 1, 2, 0, 1, 0, 1])  # 8 right
     candidate = np.array([0, 1, 2, 0, 1, 2, 0, 2, 1, 1])  # 7 right, 8 the same as the reference
     result = compare_decisions(truth, reference, candidate, [""] * 10)
-    assert (result.float, result.int8, result.n) == (0.8, 0.7, 10)
+    assert (result.reference, result.candidate, result.n) == (0.8, 0.7, 10)
     assert result.delta == pytest.approx(-0.1)
     assert result.agreement == pytest.approx(0.8)
 
@@ -26,7 +26,7 @@ def test_independent_clips_give_the_binomial_interval() -> None:
     n, p = 1000, 0.9
     truth = np.zeros(n, dtype=int)
     candidate = (np.arange(n) >= n * p).astype(int)
-    low, high = compare_decisions(truth, truth, candidate, [""] * n).int8_ci95
+    low, high = compare_decisions(truth, truth, candidate, [""] * n).candidate_ci95
     half_width = 1.96 * np.sqrt(p * (1 - p) / n)
     assert high - low == pytest.approx(2 * half_width, rel=0.05)
 
@@ -36,7 +36,7 @@ def test_clips_of_one_speaker_count_as_one() -> None:
     truth = np.zeros(1000, dtype=int)
     candidate = (np.arange(1000) < 100).astype(int)
     speakers = [str(i // 100) for i in range(1000)]
-    low, high = compare_decisions(truth, truth, candidate, speakers).int8_ci95
+    low, high = compare_decisions(truth, truth, candidate, speakers).candidate_ci95
     assert high == 1.0
     assert low == pytest.approx(0.7)  # Binomial(10, 0.1): P(>= 3) = 7.0 %, P(>= 4) = 1.3 %
     assert compare_decisions(truth, truth, candidate, speakers).n_speakers == 10

@@ -1,0 +1,184 @@
+"""The ladder of one bundle: every pair of neighbours on the way from PCM to events, each with its own tolerance.
+
+Reals are compared by tolerance, codes exactly; ``docs/numerics.md`` gives the reason for each number here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio.parity.float_reference import FloatReference
+from edgeaudio.parity.probe_audio import Int16, probe_stream, random_chunks
+from edgeaudio.parity.references import librosa_can_express, librosa_features
+from edgeaudio.parity.stages import Stage, compare_codes, compare_reals, compare_sequences, compare_sqnr
+from edgeaudio_runtime.bundle import Bundle
+from edgeaudio_runtime.engines.base import Program
+from edgeaudio_runtime.features import MelSpec
+from edgeaudio_runtime.front_end import compute_features
+from edgeaudio_runtime.quantization import dequantize, quantize
+from edgeaudio_runtime.selftest import OTHER_NUMERICS_CODES, OTHER_NUMERICS_LSB
+from edgeaudio_runtime.stream import AudioStream, LogitStream
+
+LIBROSA_ATOL = 1e-5
+"""Nats. Window and FFT in float64 and mel and log in float32 stay within 1e-6 of all-float64; the rest is headroom."""
+TORCH_ATOL, TORCH_HARD_ATOL, TORCH_SHARE = 1e-4, 1e-3, 1e-3
+"""Nats. The training front end may sum in another order; near the log floor that is magnified."""
+FLOAT_EXPORT_DB = 100.0
+"""Torch float against the float ONNX: the same operations in another order of summation."""
+QUANTIZATION_DB = 10.0
+"""Float logits against int8 logits on any audio: below this it is another network. The task metric judges the cost."""
+SIMULATION_LSB, SIMULATION_SHARE = 3, 0.02
+"""The simulation adds up in float32: a sum on the boundary of two codes may fall to either."""
+MIN_CODES = 50_000
+"""Logit codes every engine is compared on, in one chain of steps without reset."""
+FRONT_END_SECONDS = 20
+"""Seconds of probe audio for the stages that compare features."""
+
+Features = npt.NDArray[np.float32]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchSide:
+    """What only a checkpoint can answer: the float network and, while exporting, the quantizer's simulation."""
+
+    offline: Callable[[Features], Features]
+    """Float logits ``[T_out, n_labels]`` of features ``[T, n_features]``, the whole stream in one call."""
+    streaming: Callable[[Features], Features]
+    """The same, step by step with explicit state."""
+    simulation: Callable[[Features], Features] | None = None
+    """Dequantized logits of the quantizer's int8 simulation."""
+
+
+def run_ladder(
+    bundle: Bundle,
+    clips: Sequence[Int16],
+    *,
+    torch_side: TorchSide | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Stage]:
+    """Compare all neighbours on one long stream made of the bundle's golden recording and ``clips``.
+
+    Args:
+        bundle: What to prove.
+        clips: Recordings ``[n]`` at the bundle's rate, may be empty.
+        torch_side: Where the checkpoint is at hand.
+        seed: Of levels, gaps and chunks.
+        progress: Called with the name of each stage when it is done.
+    """
+    ladder = _Ladder(bundle, clips, seed=seed)
+    stages = []
+    for stage in ladder.stages(torch_side):
+        stages.append(stage)
+        if progress is not None:
+            progress(stage.name)
+    return stages
+
+
+class _Ladder:
+    """The probe stream and its features and codes, computed once for all stages."""
+
+    def __init__(self, bundle: Bundle, clips: Sequence[Int16], *, seed: int) -> None:
+        self.bundle, self.seed, network = bundle, seed, bundle.manifest.network
+        self.step = network.step_frames
+        n_steps = -(-MIN_CODES // (network.n_labels * network.outputs_per_step)) + 1
+        rate = bundle.features.sample_rate
+        length = max(n_steps * self.step * bundle.features.hop_length, FRONT_END_SECONDS * rate)
+        self.audio = probe_stream([bundle.golden.pcm, *clips], n_samples=length, sample_rate=rate, seed=seed)
+        self.head = np.concatenate([self.audio[: (FRONT_END_SECONDS - 1) * rate], np.zeros(rate, dtype=np.int16)])
+        self.features = compute_features(bundle.features, self.audio, multiple_of=self.step)
+        self.codes = quantize(self.features, network.input_quant)
+        self.reference = bundle.program("numpy")
+        self.logits = self.reference.session().run(self.codes)
+
+    def stages(self, torch_side: TorchSide | None) -> Iterator[Stage]:
+        """All rungs, from PCM up."""
+        yield from self._front_end()
+        if torch_side is not None:
+            yield from self._torch(torch_side)
+        yield self._quantization()
+        for engine in self.bundle.manifest.engines:
+            yield from self._engine(self.bundle.program(engine))
+
+    def _front_end(self) -> Iterator[Stage]:
+        spec = self.bundle.features
+        ours = compute_features(spec, self.head, multiple_of=self.step)
+        nats = abs(spec.affine_scale) if isinstance(spec, MelSpec) else 1.0
+        if isinstance(spec, MelSpec) and librosa_can_express(spec):
+            theirs = librosa_features(spec, self.head, len(ours))
+            yield compare_reals(
+                "front end", ("librosa float64", theirs / nats), ("numpy", ours / nats), atol=LIBROSA_ATOL, unit="nats"
+            )
+        yield compare_reals(
+            "training front end", ("numpy", ours / nats), ("torch", self._torch_features() / nats),
+            atol=TORCH_ATOL, unit="nats", allowed_share=TORCH_SHARE, hard_atol=TORCH_HARD_ATOL,
+        )  # fmt: skip
+
+    def _torch_features(self) -> Features:
+        import torch
+        from edgeaudio_models.torch_front_end import TorchFrontEnd
+
+        front_end = TorchFrontEnd(self.bundle.features)
+        with torch.no_grad():
+            batch = front_end(torch.from_numpy(self.head.astype(np.float32) / 32768)[None], multiple_of=self.step)
+        features: Features = batch[0].numpy()
+        return features
+
+    def _torch(self, side: TorchSide) -> Iterator[Stage]:
+        features = self.features[: 60 * 25 * self.step]
+        offline = side.offline(features)
+        yield compare_sqnr(
+            "float streaming", ("torch, one call", offline), ("torch, steps", side.streaming(features)),
+            at_least_db=FLOAT_EXPORT_DB,
+        )  # fmt: skip
+        yield compare_sqnr(
+            "float export", ("torch", offline), ("float ONNX", FloatReference(self.bundle).run(features)),
+            at_least_db=FLOAT_EXPORT_DB,
+        )  # fmt: skip
+        if side.simulation is not None:
+            simulated = quantize(side.simulation(features), self.bundle.manifest.network.output_quant)
+            yield compare_codes(
+                "lowering", ("int8 simulation", simulated), ("integer graph, numpy", self.logits[: len(simulated)]),
+                allowed_lsb=SIMULATION_LSB, allowed_share=SIMULATION_SHARE,
+            )  # fmt: skip
+
+    def _quantization(self) -> Stage:
+        n_frames = min(len(self.features), 100 * 25 * self.step)
+        reference = FloatReference(self.bundle).run(self.features[:n_frames])
+        real = dequantize(self.logits[: len(reference)], self.bundle.manifest.network.output_quant)
+        return compare_sqnr(
+            "quantization", ("float ONNX", reference), ("integer graph, numpy", real), at_least_db=QUANTIZATION_DB
+        )
+
+    def _engine(self, program: Program) -> Iterator[Stage]:
+        exact = program.numerics == self.bundle.manifest.quantization.requantization
+        name, session = program.engine, program.session()
+        steps = [session.run(self.codes[i : i + self.step]) for i in range(0, len(self.codes), self.step)]
+        yield compare_codes(
+            f"engine {name}", ("integer graph, numpy, one call", self.logits), (f"{name}, chained steps", np.concatenate(steps)),
+            allowed_lsb=0 if exact else OTHER_NUMERICS_LSB, allowed_share=0.0 if exact else OTHER_NUMERICS_CODES,
+        )  # fmt: skip
+        if not exact:
+            return
+        chunks = random_chunks(self.audio, seed=self.seed)
+        stream = LogitStream(self.bundle.features, program)
+        parts = [*(stream.process(chunk)[0] for chunk in chunks), stream.flush()[0]]
+        yield compare_codes(
+            f"streaming {name}",
+            ("integer graph, numpy, one call", self.logits),
+            ("PCM in random chunks", np.concatenate(parts)),
+        )
+        yield compare_sequences(
+            f"events {name}", ("numpy, one chunk", self._events(self.reference, [self.audio])),
+            ("PCM in random chunks", self._events(program, chunks)), compared=len(self.logits),
+        )  # fmt: skip
+
+    def _events(self, program: Program, chunks: Sequence[Int16]) -> list[dict[str, object]]:
+        stream = AudioStream(self.bundle, program=program)
+        events = [event for chunk in chunks for event in stream.process(chunk)]
+        return [event.to_dict() for event in (*events, *stream.flush())]
