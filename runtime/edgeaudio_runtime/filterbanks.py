@@ -75,7 +75,7 @@ def mel_filterbank(spec: MelSpec) -> Float64:
     first_mel, last_mel = hz_to_mel([spec.f_min, spec.f_max], spec.mel_scale)
     edges_mel = np.linspace(first_mel, last_mel, spec.n_mels + 2)
     edges_hz = mel_to_hz(edges_mel, spec.mel_scale)
-    bins_hz = np.arange(spec.n_fft // 2 + 1) * (spec.sample_rate / spec.n_fft)
+    bins_hz = np.arange(spec.n_fft // 2 + 1, dtype=np.float64) * (spec.sample_rate / spec.n_fft)
     if spec.triangle_domain == "mel":
         edges, bins = edges_mel, hz_to_mel(bins_hz, spec.mel_scale)
     else:
@@ -83,7 +83,7 @@ def mel_filterbank(spec: MelSpec) -> Float64:
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising = (bins[:, None] - left) / (centre - left)
     falling = (right - bins[:, None]) / (right - centre)
-    weights = np.asarray(np.maximum(0.0, np.minimum(rising, falling)), dtype=np.float64)
+    weights: Float64 = np.maximum(0.0, np.minimum(rising, falling))
     if spec.mel_norm == "slaney":
         weights *= np.asarray(2.0 / (edges_hz[2:] - edges_hz[:-2]))
     first, stop = bin_range(spec)
@@ -98,7 +98,7 @@ def dct_matrix(spec: MelSpec) -> Float64:
     k = np.arange(spec.n_dct)
     matrix: Float64 = np.sqrt(2.0 / spec.n_mels) * np.cos(np.pi * k * n / spec.n_mels)
     if spec.dct_norm == "ortho":
-        matrix[:, 0] /= np.sqrt(2.0)
+        matrix[:, :1] /= np.sqrt(2.0)
     if spec.dct_lifter:
         matrix *= 1.0 + spec.dct_lifter / 2.0 * np.sin(np.pi * k / spec.dct_lifter)
     return matrix

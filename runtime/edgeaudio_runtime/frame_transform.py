@@ -1,12 +1,13 @@
 """From frames of samples to features: the arithmetic of the front end, in scratch memory allocated once.
 
 Window and FFT run in float64, mel and logarithm in float32: within 1e-6 nats of all-float64, where all-float32 strays
-to 2.5e-4 and further on silence.
-Every step treats each frame by itself, so a frame comes out bit for bit the same in whatever block it is computed.
+to 2.5e-4 and further on silence. Every step treats each frame by itself, so a frame comes out bit for bit the same in
+whatever block it is computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,39 @@ Float64 = npt.NDArray[np.float64]
 
 _RFFT_HAS_OUT = np.lib.NumpyVersion(np.__version__) >= "2.0.0"
 
-_LOG_FACTORS = {"ln": 1.0, "log10": 1.0 / np.log(10.0), "10log10": 10.0 / np.log(10.0), "none": 1.0}
+# Factor on the natural logarithm that gives each ``log``.
+_LOG_FACTORS = {"ln": 1.0, "log10": 1.0 / np.log(10.0), "10log10": 10.0 / np.log(10.0)}
+
+
+Step = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+class _Program:
+    """The specification as straight numpy calls on scratch memory for n frames; at one frame a call overhead is all."""
+
+    def __init__(self, spec: MelSpec, n: int, weights: _Weights) -> None:
+        padded = np.zeros((n, spec.n_fft))
+        self.windowed = padded[:, : spec.win_length]
+        self.mel = np.empty((n, spec.n_mels), dtype=np.float32)
+        self.log_mel_steps: list[Step] = [
+            *_power_spectrum(spec, padded, power := np.empty((n, len(weights.mel)), dtype=np.float32), weights.bins),
+            # One row-vector product a frame: a whole-matrix product would round differently for different n.
+            (np.matmul, (power[:, None, :], weights.mel, self.mel[:, None, :])),
+            *_logarithm(spec, self.mel),
+        ]
+        self.cepstrum = np.empty((n, spec.n_dct), dtype=np.float32) if spec.n_dct else self.mel
+        self.finish_steps = _finish(spec, self.mel, self.cepstrum, weights.dct)
+
+
+class _Weights:
+    """The matrices of a specification in the precision they are used in; scales cost nothing as part of them."""
+
+    def __init__(self, spec: MelSpec) -> None:
+        filterbank = filterbanks.mel_filterbank(spec)
+        self.bins = filterbanks.support(filterbank)
+        self.window = filterbanks.window(spec) * spec.input_scale
+        self.mel = np.ascontiguousarray(filterbank[self.bins] * spec.spectrum_scale, dtype=np.float32)
+        self.dct = filterbanks.dct_matrix(spec).astype(np.float32)
 
 
 class FrameTransform:
@@ -28,95 +61,88 @@ class FrameTransform:
 
     def __init__(self, spec: MelSpec, block_frames: int) -> None:
         self.spec = spec
-        self.block_frames = block_frames
-        filterbank = filterbanks.mel_filterbank(spec)
-        self._bins = filterbanks.support(filterbank)
-        # The spectrum's own scale costs nothing when it is part of the weights.
-        self._mel = np.ascontiguousarray(filterbank[self._bins] * spec.spectrum_scale, dtype=np.float32)
-        self._dct = filterbanks.dct_matrix(spec).astype(np.float32) if spec.n_dct else None
-        self._window = filterbanks.window(spec)
-        self._scalars(spec)
-        self._allocate(spec, block_frames, n_bins=self._mel.shape[0])
-
-    def _scalars(self, spec: MelSpec) -> None:
-        # float32 scalars, decided once: a Python float would be converted on every call.
-        self._floor = np.float32(spec.log_floor)
-        self._log_factor = np.float32(_LOG_FACTORS[spec.log])
-        self._offset = np.float32(spec.affine_offset)
+        self._weights = _Weights(spec)
+        self._programs: list[_Program | None] = [None] * (block_frames + 1)
         self._scale = np.float32(spec.affine_scale)
         self._emphasizes = spec.preemphasis > 0 and spec.preemphasis_scope == "frame"
-        self._clamps = spec.clamp_min is not None or spec.clamp_max is not None
-
-    def _allocate(self, spec: MelSpec, block_frames: int, n_bins: int) -> None:
-        self._padded = np.zeros((block_frames, spec.n_fft))
-        self._windowed = self._padded[:, : spec.win_length]
-        self._spectrum = np.empty((block_frames, spec.n_fft // 2 + 1), dtype=np.complex128)
-        self._used_bins = self._spectrum[:, self._bins]
-        self._parts = np.empty((block_frames, n_bins), dtype=np.complex64)
-        self._squares = self._parts.view(np.float32)
-        self._real_squares, self._imag_squares = self._squares[:, ::2], self._squares[:, 1::2]
-        self._power = np.empty((block_frames, 1, n_bins), dtype=np.float32)
-        self._power_rows = self._power[:, 0]
-        self._log_mel = np.empty((block_frames, spec.n_mels), dtype=np.float32)
+        self._only_windows = spec.dc_removal == "none" and not self._emphasizes
 
     def features(self, frames: Float64, out: Float32) -> None:
         """Write the features of ``frames`` ``[n, win_length]``, n <= block_frames, into ``out`` ``[n, n_features]``."""
-        log_mel = out if self._dct is None else self._log_mel[: len(frames)]
-        self.log_mel(frames, log_mel)
-        self.finish(log_mel, out)
+        program = self._run_to_log_mel(frames)
+        for function, arguments in program.finish_steps:
+            function(*arguments)
+        np.multiply(program.cepstrum, self._scale, out)
 
-    def log_mel(self, frames: Float64, out: Float32) -> None:
-        """Write the log-mels of ``frames`` ``[n, win_length]``, n <= block_frames, into ``out`` ``[n, n_mels]``."""
-        n = len(frames)
-        self._window_frames(frames, n)
-        self._power_spectrum(n)
-        # One row-vector product a frame: a whole-matrix product would round differently for different n.
-        np.matmul(self._power[:n], self._mel, out=out[:, None, :])
-        if self.spec.log == "none":
-            return
-        if self.spec.log_floor_mode == "add":
-            np.add(out, self._floor, out=out)
+    def floored_features(self, frames: Float64, dynamic_range: float) -> Float32:
+        """As :meth:`features`, the log-mels first raised to their maximum minus ``dynamic_range``; a new array."""
+        program = self._run_to_log_mel(frames)
+        np.maximum(program.mel, program.mel.max() - np.float32(dynamic_range), program.mel)
+        for function, arguments in program.finish_steps:
+            function(*arguments)
+        return np.multiply(program.cepstrum, self._scale)
+
+    def _run_to_log_mel(self, frames: Float64) -> _Program:
+        program = self._programs[len(frames)]
+        if program is None:
+            program = self._programs[len(frames)] = _Program(self.spec, len(frames), self._weights)
+        if self._only_windows:
+            np.multiply(frames, self._weights.window, program.windowed)
         else:
-            np.maximum(out, self._floor, out=out)
-        np.log(out, out=out)
-        if self.spec.log != "ln":
-            np.multiply(out, self._log_factor, out=out)
+            self._condition(frames, program.windowed)
+        for function, arguments in program.log_mel_steps:
+            function(*arguments)
+        return program
 
-    def finish(self, log_mel: Float32, out: Float32) -> None:
-        """Clamp, DCT and affine: ``log_mel`` ``[n, n_mels]`` into ``out`` ``[n, n_features]``, without DCT in place."""
-        if self._clamps:
-            np.clip(log_mel, self.spec.clamp_min, self.spec.clamp_max, out=log_mel)
-        if self._dct is not None:
-            np.matmul(log_mel[:, None, :], self._dct, out=out[:, None, :])
-        if self._offset:
-            np.add(out, self._offset, out=out)
-        if self._scale != 1:
-            np.multiply(out, self._scale, out=out)
-
-    def _window_frames(self, frames: Float64, n: int) -> None:
-        windowed = self._windowed[:n]
-        if self.spec.dc_removal == "none" and not self._emphasizes:
-            np.multiply(frames, self._window, out=windowed)
-            return
+    def _condition(self, frames: Float64, windowed: Float64) -> None:
         np.copyto(windowed, frames)
         if self.spec.dc_removal == "frame":
-            windowed -= windowed.mean(axis=1, keepdims=True)
+            windowed -= np.add.reduce(windowed, axis=1, keepdims=True) / self.spec.win_length
         if self._emphasizes:
             preemphasize(windowed, self.spec)
-        windowed *= self._window
+        np.multiply(windowed, self._weights.window, windowed)
 
-    def _power_spectrum(self, n: int) -> None:
-        if _RFFT_HAS_OUT:
-            np.fft.rfft(self._padded[:n], out=self._spectrum[:n])
-        else:
-            self._spectrum[:n] = np.fft.rfft(self._padded[:n])
-        np.copyto(self._parts[:n], self._used_bins[:n], casting="same_kind")
-        squares = self._squares[:n]
-        np.multiply(squares, squares, out=squares)
-        power = self._power_rows[:n]
-        np.add(self._real_squares[:n], self._imag_squares[:n], out=power)
-        if self.spec.power == 1:
-            np.sqrt(power, out=power)
+
+def _power_spectrum(spec: MelSpec, padded: Float64, power: Float32, bins: slice) -> list[Step]:
+    spectrum = np.empty((len(padded), spec.n_fft // 2 + 1), dtype=np.complex128)
+    spectrum32 = np.empty(power.shape, dtype=np.complex64)
+    transform: Step = (_rfft_into, (padded, spectrum))
+    if _RFFT_HAS_OUT:
+        transform = (np.fft.rfft, (padded, None, -1, None, spectrum))
+    steps: list[Step] = [
+        transform,
+        (np.copyto, (spectrum32, spectrum[:, bins], "same_kind")),
+        (np.absolute, (spectrum32, power)),
+    ]
+    return [*steps, (np.multiply, (power, power, power))] if spec.power == 2 else steps
+
+
+def _rfft_into(signals: Float64, spectrum: npt.NDArray[np.complex128]) -> None:
+    # numpy 1.x has no `out`.
+    spectrum[:] = np.fft.rfft(signals)
+
+
+def _logarithm(spec: MelSpec, mel: Float32) -> list[Step]:
+    if spec.log == "none":
+        return []
+    # float32 scalars, made once: a Python float would be converted on every call.
+    floor, factor = np.float32(spec.log_floor), np.float32(_LOG_FACTORS[spec.log])
+    raise_to_floor = np.add if spec.log_floor_mode == "add" else np.maximum
+    steps: list[Step] = [(raise_to_floor, (mel, floor, mel)), (np.log, (mel, mel))]
+    return steps if factor == 1 else [*steps, (np.multiply, (mel, factor, mel))]
+
+
+def _finish(spec: MelSpec, mel: Float32, cepstrum: Float32, dct: Float32) -> list[Step]:
+    steps: list[Step] = []
+    if spec.clamp_min is not None:
+        steps.append((np.maximum, (mel, np.float32(spec.clamp_min), mel)))
+    if spec.clamp_max is not None:
+        steps.append((np.minimum, (mel, np.float32(spec.clamp_max), mel)))
+    if spec.n_dct:
+        steps.append((np.matmul, (mel[:, None, :], dct, cepstrum[:, None, :])))
+    if spec.affine_offset:
+        steps.append((np.add, (cepstrum, np.float32(spec.affine_offset), cepstrum)))
+    return steps
 
 
 def preemphasize(signals: npt.NDArray[Any], spec: MelSpec, previous: float | None = None) -> None:

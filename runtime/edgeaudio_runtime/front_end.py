@@ -45,8 +45,9 @@ class FrontEnd:
         self._spec = mel_spec
         self._transform = FrameTransform(mel_spec, BLOCK_FRAMES)
         self._emphasizes = mel_spec.preemphasis > 0 and mel_spec.preemphasis_scope == "stream"
-        capacity = mel_spec.win_length + (BLOCK_FRAMES - 1) * mel_spec.hop_length
-        self._buffer = np.zeros(capacity)
+        self._longest_piece = BLOCK_FRAMES * mel_spec.hop_length
+        # Less than a window waits for its end, so a piece always fits and completes at most BLOCK_FRAMES frames.
+        self._buffer = np.zeros(mel_spec.win_length - 1 + self._longest_piece)
         # Slot j of the frame grid starts at buffer sample j * hop_length; the view costs nothing per call.
         slots = np.lib.stride_tricks.sliding_window_view(self._buffer, mel_spec.win_length)
         self._slots: Float64 = slots[:: mel_spec.hop_length]
@@ -90,8 +91,7 @@ class FrontEnd:
         Raises:
             SpecError: wrong type, dtype or shape, NaN, infinity, or float32 on the int16 scale; nothing was pushed.
         """
-        scale = checked_scale(samples) * self._spec.input_scale
-        return self._push(samples, scale, len(samples))
+        return self._push(samples, checked_scale(samples))
 
     def flush(self, multiple_of: int = 1) -> Float32:
         """Push digital silence until the tail is out, return the outstanding frames, then reset.
@@ -105,60 +105,55 @@ class FrontEnd:
         spec = self._spec
         end = end_of_frames(spec, padded_frames(spec, self._n_samples, multiple_of))
         silence = np.zeros(max(0, end - self._n_samples), dtype=np.int16)
-        features = self._push(silence, 1.0, len(silence))
+        features = self._push(silence, 1.0)
         self.reset()
         return features
 
-    def _push(self, samples: npt.NDArray[Any], scale: float, n_samples: int) -> Float32:
-        n_new = self._spec.n_ready_frames(self._n_samples + n_samples) - self._n_frames
-        features = np.empty((n_new, self._spec.n_features), dtype=np.float32)
-        position = self._skip_samples(samples, scale) if self._skip else 0
-        n_done = 0
-        while position < n_samples:
-            room = len(self._buffer) - self._fill
-            if room < n_samples - position and self._next_slot:
-                room = self._compact()
-            piece = samples[position : position + room]
-            position += len(piece)
-            self._append(piece, scale)
-            n_done += self._emit(features[n_done:])
-        self._n_samples += n_samples
-        self._n_frames += n_new
-        return features
+    def _push(self, samples: npt.NDArray[Any], scale: float) -> Float32:
+        self._n_samples += len(samples)
+        if self._skip:
+            samples = self._skip_samples(samples, scale)
+        if len(samples) <= self._longest_piece:
+            return self._push_piece(samples, scale)
+        starts = range(0, len(samples), self._longest_piece)
+        return np.concatenate([self._push_piece(samples[i : i + self._longest_piece], scale) for i in starts])
 
-    def _skip_samples(self, samples: npt.NDArray[Any], scale: float) -> int:
+    def _skip_samples(self, samples: npt.NDArray[Any], scale: float) -> npt.NDArray[Any]:
         n_skipped = min(self._skip, len(samples))
         if n_skipped:
-            self._last_sample = np.float64(samples[n_skipped - 1]) * scale
+            self._last_sample = float(samples[n_skipped - 1]) * scale
         self._skip -= n_skipped
-        return n_skipped
+        return samples[n_skipped:]
 
-    def _append(self, piece: npt.NDArray[Any], scale: float) -> None:
-        end = self._fill + len(piece)
-        destination = self._buffer[self._fill : end]
-        np.multiply(piece, scale, out=destination)
+    def _push_piece(self, samples: npt.NDArray[Any], scale: float) -> Float32:
+        end = self._fill + len(samples)
+        if end > len(self._buffer):
+            self._compact()
+            end = self._fill + len(samples)
+        self._append(samples, scale, self._buffer[self._fill : end])
         self._fill = end
-        if self._emphasizes:
-            last = destination[-1]
+        first, stop = self._next_slot, (end - self._spec.win_length) // self._spec.hop_length + 1
+        if stop <= first:
+            return np.empty((0, self._spec.n_features), dtype=np.float32)
+        self._next_slot = stop
+        self._n_frames += stop - first
+        features = np.empty((stop - first, self._spec.n_features), dtype=np.float32)
+        self._transform.features(self._slots[first:stop], features)
+        return features
+
+    def _append(self, samples: npt.NDArray[Any], scale: float, destination: Float64) -> None:
+        np.multiply(samples, scale, destination)
+        if self._emphasizes and len(samples):
+            last = float(destination[-1])
             preemphasize(destination, self._spec, self._last_sample)
             self._last_sample = last
 
-    def _emit(self, out: Float32) -> int:
-        first = self._next_slot
-        n_ready = (self._fill - self._spec.win_length) // self._spec.hop_length + 1 - first
-        if n_ready <= 0:
-            return 0
-        self._transform.features(self._slots[first : first + n_ready], out[:n_ready])
-        self._next_slot = first + n_ready
-        return n_ready
-
-    def _compact(self) -> int:
+    def _compact(self) -> None:
         # Moves what coming frames need to the start of the buffer, on the grid, so that slots stay slots.
         start = self._next_slot * self._spec.hop_length
         kept = self._fill - start
         self._buffer[:kept] = self._buffer[start : self._fill]
         self._fill, self._next_slot = kept, 0
-        return len(self._buffer) - kept
 
 
 def mel_spec_of(spec: FeatureSpec) -> MelSpec:
@@ -189,8 +184,8 @@ def compute_features(spec: FeatureSpec, samples: Samples, multiple_of: int = 1) 
     """
     mel_spec = mel_spec_of(spec)
     if not mel_spec.streamable:
-        scale = checked_scale(samples) * mel_spec.input_scale
-        return whole_recording_features(mel_spec, np.multiply(samples, scale, dtype=np.float64), multiple_of)
+        signal = samples.astype(np.float64) * checked_scale(samples)
+        return whole_recording_features(mel_spec, signal, multiple_of)
     front_end = FrontEnd(mel_spec)
     ready = front_end.process(samples)
     return np.concatenate([ready, front_end.flush(multiple_of)])

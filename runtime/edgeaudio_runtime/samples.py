@@ -20,7 +20,7 @@ PEAK_LIMIT = 32.0
 _INT16 = np.dtype(np.int16)
 _FLOAT32 = np.dtype(np.float32)
 # A chunk whose energy is below this holds no sample beyond the limit, no NaN and no infinity: one product decides.
-_SAFE_ENERGY = 0.99 * PEAK_LIMIT**2
+_SAFE_ENERGY = np.float32(0.99 * PEAK_LIMIT**2)
 
 
 def checked_scale(samples: Samples) -> float:
@@ -40,7 +40,7 @@ def checked_scale(samples: Samples) -> float:
         return INT16_SCALE
     if samples.dtype != _FLOAT32:
         raise SpecError(f"samples.dtype={samples.dtype} must be int16 or float32; {_dtype_remedy(samples.dtype)}")
-    if not np.dot(samples, samples) < _SAFE_ENERGY:
+    if not samples.dot(samples) < _SAFE_ENERGY:
         _check_values(samples)
     return 1.0
 

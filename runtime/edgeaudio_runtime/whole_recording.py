@@ -33,7 +33,7 @@ def end_of_frames(spec: FeatureSpec, n_frames: int) -> int:
 
 
 def whole_recording_features(spec: MelSpec, signal: Float64, multiple_of: int) -> Float32:
-    """Features ``[n_frames, n_features]`` of ``signal``, samples times ``spec.input_scale``, by any specification."""
+    """Features ``[n_frames, n_features]`` of ``signal``, full scale at -1..1, by any specification."""
     n_frames = padded_frames(spec, len(signal), multiple_of)
     features = np.empty((n_frames, spec.n_features), dtype=np.float32)
     if not n_frames:
@@ -43,11 +43,9 @@ def whole_recording_features(spec: MelSpec, signal: Float64, multiple_of: int) -
         preemphasize(signal, spec)
     frames = frame_signal(spec, signal, n_frames)
     transform = FrameTransform(spec, n_frames)
-    log_mel = np.empty((n_frames, spec.n_mels), dtype=np.float32) if spec.n_dct else features
-    transform.log_mel(frames, log_mel)
     if spec.utterance == "dynamic_range":
-        np.maximum(log_mel, log_mel.max() - np.float32(spec.utterance_range), out=log_mel)
-    transform.finish(log_mel, features)
+        return transform.floored_features(frames, spec.utterance_range)
+    transform.features(frames, features)
     return features
 
 
