@@ -1,4 +1,4 @@
-"""``edgeaudio-run``: listen with a bundle to a file, a pipe or a microphone, and check a bundle on the device it runs on."""
+"""``edgeaudio-run``: listen with a bundle to a file, a pipe or a microphone, and check a bundle on its device."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code. Whatever the input, one line on standard error, never a traceback."""
     try:
-        arguments = build_parser().parse_args(argv)
+        arguments = build_parser().parse_intermixed_args(argv)
         return _command(arguments)(arguments)
     except SystemExit as stop:  # argparse: --help, --version
         return stop.code if isinstance(stop.code, int) else USAGE
@@ -171,14 +171,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from edgeaudio_runtime.doctor import examine
     from edgeaudio_runtime.sources import audio_chunks, microphone_chunks
 
-    bundle, rate = _open(arguments), None
+    bundle = _open(arguments)
+    rate = bundle.features.sample_rate
     with ExitStack() as stack:
-        chunks = None
+        chunks: Iterator[Any] | None = None
         if arguments.mic:
-            rate = bundle.features.sample_rate
             chunks = microphone_chunks(rate, stack, seconds=3.0)
         elif arguments.audio is not None:
-            rate = bundle.features.sample_rate
             chunks = audio_chunks(arguments.audio, rate, stack, channel=arguments.channel, resample=arguments.resample)
         findings = examine(bundle, chunks)
     if arguments.json:

@@ -79,7 +79,8 @@ def examine(bundle: Bundle, chunks: Iterable[npt.NDArray[Any]] | None = None) ->
 def _engine(bundle: Bundle, engine: str) -> Finding:
     subject = f"engine {engine}"
     if engine not in bundle.engines():
-        return Finding(subject=subject, ok=True, text=f"not installed; pip install 'edgeaudio-runtime[{engine}]' adds it")
+        remedy = f"pip install 'edgeaudio-runtime[{engine}]' adds it"
+        return Finding(subject=subject, ok=True, text=f"not installed; {remedy}")
     try:
         report = self_test(bundle, engine=engine)
     except EdgeAudioError as error:

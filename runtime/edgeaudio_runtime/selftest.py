@@ -1,7 +1,7 @@
 """The self-test of a bundle: replay its golden data on this device, stage by stage, so that a failure names its stage.
 
-Features are held to a tolerance (the float libraries of two machines differ in the last bit); all after them is codes and
-agrees exactly, except where an engine declares other numerics than the bundle's.
+Features are held to a tolerance (the float libraries of two machines differ in the last bit); all after them is codes
+and agrees exactly, except where an engine declares other numerics than the bundle's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from edgeaudio_runtime.engines.base import Program
 
 FEATURE_ATOL = 1e-3
-"""Largest deviation of a feature before its affine (nats for a natural logarithm): the FFTs of two numpy versions differ
-in the last bits, which a logarithm near its floor magnifies; a real defect is 0.01 and more."""
+"""Largest deviation of a feature before its affine (nats for a natural log): the FFTs of two numpy versions differ in
+the last bits, which a logarithm near its floor magnifies; a real defect is 0.01 and more."""
 FEATURE_TIGHT_ATOL = 1e-4
 """Deviation within which all but :data:`FEATURE_LOOSE_SHARE` of the features must lie."""
 FEATURE_LOOSE_SHARE = 1e-3
@@ -156,8 +156,9 @@ def _events_stage(bundle: Bundle, golden: Golden) -> SelfTestStage:
     events = [event.to_dict() for event in _events(bundle, golden, golden.logits)]
     wrong = _unequal(golden.events, events)
     return SelfTestStage(
-        name="logits -> events", reference="golden", candidate=bundle.task, 
-        compared=max(len(golden.events), len(events)), mismatches=wrong, error=0.0, unit="max_abs_error", passed=wrong == 0,
+        name="logits -> events", reference="golden", candidate=bundle.task,
+        compared=max(len(golden.events), len(events)), mismatches=wrong,
+        error=0.0, unit="max_abs_error", passed=wrong == 0,
     )  # fmt: skip
 
 
@@ -167,8 +168,8 @@ def _decisions_stage(bundle: Bundle, golden: Golden, program: Program) -> SelfTe
     reference = [_decision(event) for event in golden.events]
     wrong = _unequal(reference, [_decision(event.to_dict()) for event in events])
     return SelfTestStage(
-        name="decisions", reference="golden", candidate=program.engine, compared=max(len(reference), len(events)),
-        mismatches=wrong, error=0.0, unit="max_abs_error", passed=wrong == 0,
+        name="decisions", reference="golden", candidate=program.engine,
+        compared=max(len(reference), len(events)), mismatches=wrong, error=0.0, unit="max_abs_error", passed=wrong == 0,
     )  # fmt: skip
 
 

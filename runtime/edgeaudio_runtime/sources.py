@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import queue
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.errors import AudioError
-from edgeaudio_runtime.wav import Samples, WavReader, raw_chunks, resampled
+from edgeaudio_runtime.wav import ByteSource, Samples, WavReader, raw_chunks, resampled
 
 _MIC_BLOCK_S = 0.1
 _MIC_QUEUE = 100
@@ -55,23 +55,22 @@ def _opened(audio: str) -> BinaryIO:
 
 
 def _wav_chunks(
-    stream: BinaryIO, name: str, sample_rate: int, channel: int | None, resample: bool
+    stream: ByteSource, name: str, sample_rate: int, channel: int | None, resample: bool
 ) -> Iterator[Samples]:
     reader = WavReader(stream, name=name)
     chunks = reader.chunks(channel=channel)
     if reader.sample_rate == sample_rate:
         return chunks
     if not resample:
-        raise AudioError(
-            f"sample_rate={reader.sample_rate} of {name} must be {sample_rate}, the bundle's; convert it with --resample"
-        )
+        rates = f"sample_rate={reader.sample_rate} of {name} must be {sample_rate}, the bundle's"
+        raise AudioError(f"{rates}; convert it with --resample")
     return iter(resampled(chunks, from_rate=reader.sample_rate, to_rate=sample_rate))
 
 
-class _Rewindable(io.RawIOBase):
+class _Rewindable:
     """A pipe whose first bytes can be looked at before they are read."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: ByteSource) -> None:
         self._stream, self._head = stream, b""
 
     def begins_with(self, magic: bytes) -> bool:
@@ -102,7 +101,7 @@ def microphone_chunks(
         AudioError: sounddevice is not installed, the device refuses, or listening falls 10 s behind.
     """
     try:
-        import sounddevice
+        sounddevice: Any = import_module("sounddevice")
     except (ImportError, OSError) as error:  # OSError: the wheel is there, PortAudio is not
         raise AudioError(f"no microphone ({error}); run: pip install 'edgeaudio-runtime[mic]'") from error
     blocks: queue.Queue[Any] = queue.Queue(maxsize=_MIC_QUEUE + 1)

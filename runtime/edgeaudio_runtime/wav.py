@@ -8,7 +8,7 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,14 @@ _CHANNELS = range(1, 65)
 _SKIP_BYTES = 1 << 16
 DEFAULT_CHUNK = 1600
 """Sample frames a chunk holds at most, 0.1 s at 16 kHz."""
+
+
+class ByteSource(Protocol):
+    """A binary file or pipe; where it has ``read1`` as well, that is preferred for live audio."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +58,7 @@ class WavFormat:
 class WavReader:
     """A WAVE stream whose header has been read; :meth:`chunks` yields one channel."""
 
-    def __init__(self, stream: BinaryIO, *, name: str = "audio") -> None:
+    def __init__(self, stream: ByteSource, *, name: str = "audio") -> None:
         """Read the header up to the samples.
 
         Args:
@@ -174,13 +182,13 @@ def _decode(block: bytes, form: WavFormat) -> Samples:
     return (wide.reshape(-1).view("<i4") / np.float64(2**31)).astype(np.float32)
 
 
-def raw_chunks(stream: BinaryIO, *, size: int = DEFAULT_CHUNK) -> Iterator[npt.NDArray[np.int16]]:
+def raw_chunks(stream: ByteSource, *, size: int = DEFAULT_CHUNK) -> Iterator[npt.NDArray[np.int16]]:
     """Yield little-endian int16 mono samples as they come; half a sample at the very end is dropped."""
     for block in _blocks(stream, 2, size, None):
         yield np.frombuffer(block, dtype="<i2").astype(np.int16, copy=False)
 
 
-def _blocks(stream: BinaryIO, unit: int, size: int, total: int | None) -> Iterator[bytes]:
+def _blocks(stream: ByteSource, unit: int, size: int, total: int | None) -> Iterator[bytes]:
     """Whole units of ``unit`` bytes, at most ``size`` of them, until ``total`` bytes or the end of the stream."""
     # read1 returns what a pipe has, so that a live stream is heard at once and not a chunk late.
     read = getattr(stream, "read1", stream.read)
@@ -199,7 +207,7 @@ def _blocks(stream: BinaryIO, unit: int, size: int, total: int | None) -> Iterat
             rest = rest[whole:]
 
 
-def _read_fully(stream: BinaryIO, n_bytes: int) -> bytes:
+def _read_fully(stream: ByteSource, n_bytes: int) -> bytes:
     parts, missing = [], n_bytes
     while missing and (part := stream.read(missing)):
         parts.append(part)
@@ -207,18 +215,19 @@ def _read_fully(stream: BinaryIO, n_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _skip(stream: BinaryIO, n_bytes: int) -> None:
+def _skip(stream: ByteSource, n_bytes: int) -> None:
     while n_bytes and (part := stream.read(min(n_bytes, _SKIP_BYTES))):
         n_bytes -= len(part)
 
 
-def _bytes_left(stream: BinaryIO) -> int | None:
+def _bytes_left(stream: ByteSource) -> int | None:
     """Bytes between here and the end of a regular file; None for a pipe."""
     if isinstance(stream, io.BytesIO):
         return len(stream.getbuffer()) - stream.tell()
+    file: Any = stream
     try:
-        status = os.fstat(stream.fileno())
-        return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else None
+        status = os.fstat(file.fileno())
+        return status.st_size - file.tell() if stat.S_ISREG(status.st_mode) else None
     except (OSError, AttributeError):
         return None
 
