@@ -116,7 +116,9 @@ class StreamingHistogram:
             return
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise ExportError(f"activation {self.name!r} is NaN or infinite during calibration; check weights and features")
+            raise ExportError(
+                f"activation {self.name!r} is NaN or infinite during calibration; check weights and features"
+            )
         if low < self.minimum or high > self.maximum:
             self._grow(min(low, self.minimum), max(high, self.maximum))
         # A power of two scales float64 without rounding, so every value falls into its own bin exactly.
@@ -142,7 +144,9 @@ class StreamingHistogram:
         """
         low, high = min(self.minimum, 0.0), max(self.maximum, 0.0)
         if self.minimum > self.maximum:
-            raise ExportError(f"activation {self.name!r} was never computed during calibration; give at least one stream")
+            raise ExportError(
+                f"activation {self.name!r} was never computed during calibration; give at least one stream"
+            )
         if low == high:
             raise ExportError(
                 f"activation {self.name!r} was 0 throughout calibration, a range of 0 has no scale; "
@@ -165,7 +169,10 @@ class StreamingHistogram:
 
 
 def rounding_error(
-    values: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: float,
+    values: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.float64],
+    low: npt.NDArray[np.float64],
+    high: float,
 ) -> npt.NDArray[np.float64]:
     """Summed squared int8 error of weighted ``values [V]`` for the ranges ``[low[i], high]``; shape of ``low``."""
     scale = ((high - low) / N_LEVELS)[:, None]

@@ -29,13 +29,17 @@ def check_network(network: StreamingNetwork) -> None:
     """Attributes, finite weights, and states that come out as they went in."""
     if not isinstance(network, StreamingNetwork) or not isinstance(network, nn.Module):
         missing = [name for name in _ATTRIBUTES if not hasattr(network, name)]
-        raise ExportError(f"network={type(network).__name__} lacks {missing}; a streaming network is a torch module that has {list(_ATTRIBUTES)}")
+        raise ExportError(
+            f"network={type(network).__name__} lacks {missing}; a streaming network is a torch module that has {list(_ATTRIBUTES)}"
+        )
     for name, value in [*network.named_parameters(), *network.named_buffers()]:
         if not bool(torch.isfinite(value).all()):
             raise ExportError(f"weight {name!r} holds NaN or infinite values; train again or load another checkpoint")
     state = network.initial_state(1)
     if len(state) != len(network.state_names):
-        raise ExportError(f"initial_state has {len(state)} states but state_names {len(network.state_names)}; name every state once")
+        raise ExportError(
+            f"initial_state has {len(state)} states but state_names {len(network.state_names)}; name every state once"
+        )
 
 
 _ATTRIBUTES = ("step_frames", "n_features", "n_labels", "outputs_per_step", "state_names", "initial_state", "forward")
@@ -72,16 +76,24 @@ def check_states(network: StreamingNetwork) -> None:
         raise ExportError(_MUTATED.format(names=changed))
     expected = (1, network.outputs_per_step, network.n_labels)
     if tuple(logits.shape) != expected:
-        raise ExportError(f"logits of one step are {list(logits.shape)}, must be {list(expected)} (step_frames={network.step_frames}); mend outputs_per_step or the strides")
+        raise ExportError(
+            f"logits of one step are {list(logits.shape)}, must be {list(expected)} (step_frames={network.step_frames}); mend outputs_per_step or the strides"
+        )
     shapes, new_shapes = [list(s.shape) for s in state], [list(s.shape) for s in new_state]
     if len(shapes) != len(new_shapes):
-        raise ExportError(f"forward returns {len(new_shapes)} states, initial_state {len(shapes)}; return one new state for each")
+        raise ExportError(
+            f"forward returns {len(new_shapes)} states, initial_state {len(shapes)}; return one new state for each"
+        )
     for name, shape, new_shape in zip(network.state_names, shapes, new_shapes, strict=True):
         if shape != new_shape:
-            raise ExportError(f"state {name!r} goes in as {shape} and comes out as {new_shape}; keep the last frames, x[:, :, -K:]")
+            raise ExportError(
+                f"state {name!r} goes in as {shape} and comes out as {new_shape}; keep the last frames, x[:, :, -K:]"
+            )
 
 
-_MUTATED = "buffers {names} change during forward; exporters drop such state silently: return it as an explicit state instead"
+_MUTATED = (
+    "buffers {names} change during forward; exporters drop such state silently: return it as an explicit state instead"
+)
 
 
 def check_mutations(program: torch.export.ExportedProgram) -> None:
@@ -98,22 +110,32 @@ def check_operations(graph: torch.fx.GraphModule) -> None:
             continue
         operator, where = str(node.target), place(node)
         if operator not in operations.SUPPORTED:
-            raise ExportError(f"operation {operator} in {where} is not in the integer graph; {operations.remedy_for(operator)}")
+            raise ExportError(
+                f"operation {operator} in {where} is not in the integer graph; {operations.remedy_for(operator)}"
+            )
         _check_form(node, operator, where)
 
 
 def _check_form(node: torch.fx.Node, operator: str, where: str) -> None:
     if operator == "aten.conv1d.default" and _argument(node, 4, [0]) not in ([0], 0):
-        raise ExportError(f"convolution {where} has padding={_argument(node, 4, [0])} in time, which does not stream; use padding=0 and a FIFO state")
+        raise ExportError(
+            f"convolution {where} has padding={_argument(node, 4, [0])} in time, which does not stream; use padding=0 and a FIFO state"
+        )
     rank = len(node.meta["val"].shape)
     if operator == "aten.softmax.int" and _argument(node, 1, -1) % rank != rank - 1:
-        raise ExportError(f"softmax in {where} runs over dim={node.args[1]}, not over the labels; use the last axis of [N, T, labels]")
+        raise ExportError(
+            f"softmax in {where} runs over dim={node.args[1]}, not over the labels; use the last axis of [N, T, labels]"
+        )
     if operator in ("aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor"):
         for operand in node.args[:2]:
             if not isinstance(operand, torch.fx.Node) or operand.op == "get_attr":
-                raise ExportError(f"operation {operator} in {where} has a constant operand; fold it into the weights of a neighbouring convolution")
+                raise ExportError(
+                    f"operation {operator} in {where} has a constant operand; fold it into the weights of a neighbouring convolution"
+                )
         if node.kwargs.get("alpha", 1) != 1:
-            raise ExportError(f"operation {operator} in {where} has alpha={node.kwargs['alpha']}; scale the weights before it instead")
+            raise ExportError(
+                f"operation {operator} in {where} has alpha={node.kwargs['alpha']}; scale the weights before it instead"
+            )
 
 
 def check_streaming(network: StreamingNetwork, stream: Features) -> None:
@@ -127,7 +149,9 @@ def check_streaming(network: StreamingNetwork, stream: Features) -> None:
             parts.append(logits)
     stepped = torch.cat(parts, dim=1)
     if stepped.shape != whole.shape:
-        raise ExportError(f"network does not stream: chained steps yield {list(stepped.shape)} logits, one call {list(whole.shape)}; look for padding or pooling over time")
+        raise ExportError(
+            f"network does not stream: chained steps yield {list(stepped.shape)} logits, one call {list(whole.shape)}; look for padding or pooling over time"
+        )
     error, largest = float((stepped - whole).abs().max()), float(whole.abs().max())
     if error > STREAMING_TOLERANCE * max(largest, 1.0):
         raise ExportError(

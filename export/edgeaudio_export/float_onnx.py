@@ -30,8 +30,13 @@ def to_onnx(module: GraphModule, step: StepGraph) -> onnx.ModelProto:
     # The exporter reports its stages on stdout, which belongs to results.
     with quiet_torch(), contextlib.redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
-            module, step.example(), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=input_names(n_states), output_names=output_names(n_states),
+            module,
+            step.example(),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=input_names(n_states),
+            output_names=output_names(n_states),
         )
     assert program is not None
     model = program.model_proto

@@ -35,7 +35,9 @@ def linear_to_conv(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _bias(node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], weights: dict[str, np.ndarray]) -> tuple[str, str]:  # type: ignore[type-arg]
+def _bias(
+    node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], weights: dict[str, np.ndarray]
+) -> tuple[str, str]:  # type: ignore[type-arg]
     """Name of the bias that an Add alone brings, "" without one, and the edge that then holds the result."""
     users = readers.get(node.output[0], [])
     if len(users) == 1 and users[0].op_type == "Add":
@@ -45,7 +47,9 @@ def _bias(node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], weight
     return "", node.output[0]
 
 
-def _pointwise(graph: onnx.GraphProto, node: onnx.NodeProto, weight: np.ndarray, bias: str, output: str) -> list[onnx.NodeProto]:  # type: ignore[type-arg]
+def _pointwise(
+    graph: onnx.GraphProto, node: onnx.NodeProto, weight: np.ndarray, bias: str, output: str
+) -> list[onnx.NodeProto]:  # type: ignore[type-arg]
     name = f"{node.name}_pointwise"
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight.T[:, :, None]), f"{name}_weight"))
     inputs = [f"{name}_in", f"{name}_weight", *([bias] if bias else [])]

@@ -52,7 +52,11 @@ class OnnxRuntimeResult:
 
 
 def quantize_with_onnxruntime(
-    step: StepGraph, float_onnx: onnx.ModelProto, streams: Sequence[Features], spec: CalibrationSpec, progress: Progress | None = None,
+    step: StepGraph,
+    float_onnx: onnx.ModelProto,
+    streams: Sequence[Features],
+    spec: CalibrationSpec,
+    progress: Progress | None = None,
 ) -> OnnxRuntimeResult:
     """Collect ranges on streams rolled out from reset, then let ONNX Runtime write the QDQ model with them."""
     model = linear_to_conv(float_onnx)
@@ -64,7 +68,11 @@ def quantize_with_onnxruntime(
     overrides.update(_weight_overrides(model))
     qdq = _quantize(model, overrides, step)
     facts = CalibrationFacts(
-        method=spec.method, n_bins=spec.n_bins, clips=len(streams), frames=sum(map(len, streams)), ranges=ranges,
+        method=spec.method,
+        n_bins=spec.n_bins,
+        clips=len(streams),
+        frames=sum(map(len, streams)),
+        ranges=ranges,
     )
     return OnnxRuntimeResult(qdq=qdq, facts=facts, runner=ModelRunner(qdq, step))
 
@@ -116,7 +124,9 @@ class ModelRunner:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         self._step = step
         self.inputs = [i.name for i in self._session.get_inputs()]
         self.outputs = [o.name for o in self._session.get_outputs()]
@@ -138,16 +148,29 @@ class ModelRunner:
 
 
 def collect(
-    model: onnx.ModelProto, ties: EdgeTies, step: StepGraph, streams: Sequence[Features], spec: CalibrationSpec, progress: Progress | None,
+    model: onnx.ModelProto,
+    ties: EdgeTies,
+    step: StepGraph,
+    streams: Sequence[Features],
+    spec: CalibrationSpec,
+    progress: Progress | None,
 ) -> dict[str, StreamingHistogram]:
     """One histogram for each group of tied edges that has no fixed parameters, by the name of the group's first edge."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     known = {o.name for o in model.graph.output}
-    inner = [e for e in ties.edges if e not in known and e not in ties.unseen and e not in {i.name for i in model.graph.input}]
+    inner = [
+        e
+        for e in ties.edges
+        if e not in known and e not in ties.unseen and e not in {i.name for i in model.graph.input}
+    ]
     watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner)
     runner = ModelRunner(watched, step)
-    histograms = {leader: StreamingHistogram(leader, spec.n_bins) for leader in map(ties.leader, ties.edges) if leader not in ties.fixed}
+    histograms = {
+        leader: StreamingHistogram(leader, spec.n_bins)
+        for leader in map(ties.leader, ties.edges)
+        if leader not in ties.fixed
+    }
     total, done = sum(len(s) // step.network.step_frames for s in streams), 0
     for stream in streams:
         for feed, results in runner.run_steps(stream):
@@ -168,11 +191,20 @@ def _quantize(model: onnx.ModelProto, overrides: Mapping[str, Any], step: StepGr
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "qdq.onnx"
         quantize_static(
-            model, str(path), reader, quant_format=QuantFormat.QDQ, op_types_to_quantize=QUANTIZED, per_channel=True,
-            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+            model,
+            str(path),
+            reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=QUANTIZED,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
             extra_options={
-                "TensorQuantOverrides": dict(overrides), "WeightSymmetric": True, "QDQKeepRemovableActivations": True,
-                "QDQDisableWeightAdjustForInt32Bias": True, "ForceQuantizeNoInputCheck": True,
+                "TensorQuantOverrides": dict(overrides),
+                "WeightSymmetric": True,
+                "QDQKeepRemovableActivations": True,
+                "QDQDisableWeightAdjustForInt32Bias": True,
+                "ForceQuantizeNoInputCheck": True,
             },
         )
         return onnx.load(str(path))
@@ -189,13 +221,20 @@ class _OneStep(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _override(params: QuantParams) -> dict[str, Any]:
-    return {"quant_type": QuantType.QInt8, "scale": np.array(params.scale[0], np.float32), "zero_point": np.array(params.zero_point, np.int8)}
+    return {
+        "quant_type": QuantType.QInt8,
+        "scale": np.array(params.scale[0], np.float32),
+        "zero_point": np.array(params.zero_point, np.int8),
+    }
 
 
 def _weight_overrides(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
     weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     names = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     return {
-        name: [{"axis": 0, "quant_type": QuantType.QInt8, "scale": np.array(scale), "zero_point": np.array(0, np.int8)} for scale in weight_scales(weights[name])]
+        name: [
+            {"axis": 0, "quant_type": QuantType.QInt8, "scale": np.array(scale), "zero_point": np.array(0, np.int8)}
+            for scale in weight_scales(weights[name])
+        ]
         for name in names
     }

@@ -19,17 +19,29 @@ BATCH_NORM = "aten.batch_norm.default"
 FREE = frozenset({"aten.mul.Tensor"})
 """Operations whose output has parameters of its own."""
 
-TIED = frozenset({
-    "aten.add.Tensor", "aten.sub.Tensor", "aten.cat.default", "aten.slice.Tensor", "aten.transpose.int", "aten.permute.default",
-    "aten.dropout.default", "aten.clone.default", "aten.contiguous.default", RELU,
-})
+TIED = frozenset(
+    {
+        "aten.add.Tensor",
+        "aten.sub.Tensor",
+        "aten.cat.default",
+        "aten.slice.Tensor",
+        "aten.transpose.int",
+        "aten.permute.default",
+        "aten.dropout.default",
+        "aten.clone.default",
+        "aten.contiguous.default",
+        RELU,
+    }
+)
 """Operations whose inputs and output share scale and zero point: only then are they exact on every engine."""
 
-FIXED: Mapping[str, QuantParams] = MappingProxyType({
-    "aten.sigmoid.default": QuantParams(scale=(1 / 256,), zero_point=-128),
-    "aten.tanh.default": QuantParams(scale=(1 / 128,), zero_point=0),
-    "aten.softmax.int": QuantParams(scale=(1 / 256,), zero_point=-128),
-})
+FIXED: Mapping[str, QuantParams] = MappingProxyType(
+    {
+        "aten.sigmoid.default": QuantParams(scale=(1 / 256,), zero_point=-128),
+        "aten.tanh.default": QuantParams(scale=(1 / 128,), zero_point=0),
+        "aten.softmax.int": QuantParams(scale=(1 / 256,), zero_point=-128),
+    }
+)
 """Operations whose output range is known; the parameters are those the LiteRT specification demands."""
 
 SUPPORTED = WEIGHTED | FREE | TIED | frozenset(FIXED)
@@ -38,17 +50,31 @@ _FIFO_POOL = "average over a window as a FIFO and a depthwise Conv1d with weight
 _FREEZE_NORM = "use BatchNorm1d after a convolution, which folds into it"
 _CELL = "unroll it into a step of linear layers with its hidden state as an explicit state"
 
-REMEDIES: Mapping[str, str] = MappingProxyType({
-    # start of the operator's name: what to do instead
-    "aten.adaptive_avg_pool": _FIFO_POOL, "aten.adaptive_max_pool": _FIFO_POOL, "aten.avg_pool": _FIFO_POOL,
-    "aten.mean": _FIFO_POOL, "aten.sum": _FIFO_POOL, "aten.max_pool": "use a strided convolution",
-    "aten.group_norm": _FREEZE_NORM, "aten.layer_norm": _FREEZE_NORM, "aten.instance_norm": _FREEZE_NORM, "aten.batch_norm": _FREEZE_NORM,
-    "aten.gru": _CELL, "aten.lstm": _CELL, "aten.rnn": _CELL,
-    "aten.relu_": "use inplace=False", "aten.add_": "write x = x + y", "aten.copy_": "return the new state instead of storing it",
-    "aten.conv2d": "use Conv1d over time with the features as channels", "aten.conv1d.padding": "use padding=0 and a FIFO state",
-    "aten.pad": "keep the last frames as an explicit state instead of padding",
-    "aten.constant_pad": "keep the last frames as an explicit state instead of padding",
-})
+REMEDIES: Mapping[str, str] = MappingProxyType(
+    {
+        # start of the operator's name: what to do instead
+        "aten.adaptive_avg_pool": _FIFO_POOL,
+        "aten.adaptive_max_pool": _FIFO_POOL,
+        "aten.avg_pool": _FIFO_POOL,
+        "aten.mean": _FIFO_POOL,
+        "aten.sum": _FIFO_POOL,
+        "aten.max_pool": "use a strided convolution",
+        "aten.group_norm": _FREEZE_NORM,
+        "aten.layer_norm": _FREEZE_NORM,
+        "aten.instance_norm": _FREEZE_NORM,
+        "aten.batch_norm": _FREEZE_NORM,
+        "aten.gru": _CELL,
+        "aten.lstm": _CELL,
+        "aten.rnn": _CELL,
+        "aten.relu_": "use inplace=False",
+        "aten.add_": "write x = x + y",
+        "aten.copy_": "return the new state instead of storing it",
+        "aten.conv2d": "use Conv1d over time with the features as channels",
+        "aten.conv1d.padding": "use padding=0 and a FIFO state",
+        "aten.pad": "keep the last frames as an explicit state instead of padding",
+        "aten.constant_pad": "keep the last frames as an explicit state instead of padding",
+    }
+)
 
 
 def remedy_for(operator: str) -> str:

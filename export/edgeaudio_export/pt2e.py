@@ -17,7 +17,16 @@ from edgeaudio_export.checks import place
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.float_onnx import to_onnx
 from edgeaudio_export.quantizer import StreamingQuantizer
-from edgeaudio_export.step_graph import Features, Progress, StepGraph, add_constant, constant, quiet_torch, roll_out, run_stream
+from edgeaudio_export.step_graph import (
+    Features,
+    Progress,
+    StepGraph,
+    add_constant,
+    constant,
+    quiet_torch,
+    roll_out,
+    run_stream,
+)
 
 MAX_BIAS_CODE = 2**30
 """Largest bias code: half of int32, so that bias and products fit the accumulator together."""
@@ -42,12 +51,18 @@ class Pt2eResult:
 
 
 def quantize_with_pt2e(
-    step: StepGraph, float_onnx: onnx.ModelProto, streams: Sequence[Features], spec: CalibrationSpec, progress: Progress | None = None,
+    step: StepGraph,
+    float_onnx: onnx.ModelProto,
+    streams: Sequence[Features],
+    spec: CalibrationSpec,
+    progress: Progress | None = None,
 ) -> Pt2eResult:
     """Annotate, calibrate on streams rolled out from reset, convert, and export to ONNX."""
     names = ("features", *step.network.state_names)
     quantizer = StreamingQuantizer(
-        spec, dict(zip(step.inputs, names, strict=True)), tuple(zip(step.inputs[1:], step.outputs[1:], strict=True)),
+        spec,
+        dict(zip(step.inputs, names, strict=True)),
+        tuple(zip(step.inputs[1:], step.outputs[1:], strict=True)),
     )
     with quiet_torch(), torch.no_grad():
         prepared = prepare_pt2e(step.module, quantizer)
@@ -55,7 +70,10 @@ def quantize_with_pt2e(
         converted = convert_pt2e(prepared)
     round_biases(converted)
     facts = CalibrationFacts(
-        method=spec.method, n_bins=spec.n_bins, clips=len(streams), frames=sum(map(len, streams)),
+        method=spec.method,
+        n_bins=spec.n_bins,
+        clips=len(streams),
+        frames=sum(map(len, streams)),
         ranges={name: histogram.range(spec.method) for name, histogram in quantizer.histograms.items()},
     )
     return Pt2eResult(module=converted, step=step, qdq=to_onnx(converted, step), facts=facts)
@@ -66,10 +84,14 @@ def round_biases(converted: GraphModule) -> None:
     for node in list(converted.graph.nodes):
         if str(node.target) not in operations.WEIGHTED or len(node.args) < 3 or node.args[2] is None:
             continue
-        scale = np.float32(_activation_scale(node)) * constant(converted, node.args[1].args[1]).numpy().astype(np.float32)
+        scale = np.float32(_activation_scale(node)) * constant(converted, node.args[1].args[1]).numpy().astype(
+            np.float32
+        )
         codes = np.rint(constant(converted, node.args[2]).numpy().astype(np.float64) / scale)
         if np.abs(codes).max() > MAX_BIAS_CODE:
-            raise ExportError(f"bias of {place(node)} needs code {np.abs(codes).max():.0f}, must be <= {MAX_BIAS_CODE}; the weights of that layer are too small for its bias")
+            raise ExportError(
+                f"bias of {place(node)} needs code {np.abs(codes).max():.0f}, must be <= {MAX_BIAS_CODE}; the weights of that layer are too small for its bias"
+            )
         rounded = torch.from_numpy((codes * scale.astype(np.float64)).astype(np.float32))
         bias = add_constant(converted, node, f"{node.name}_rounded_bias", rounded)
         node.args = (*node.args[:2], bias, *node.args[3:])

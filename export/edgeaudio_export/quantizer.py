@@ -25,7 +25,11 @@ from edgeaudio_runtime.quantization import QuantParams
 _FUSABLE = operations.WEIGHTED | {"aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor"}
 
 WEIGHT_SPEC = QuantizationSpec(
-    dtype=torch.int8, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, ch_axis=0,
+    dtype=torch.int8,
+    quant_min=-127,
+    quant_max=127,
+    qscheme=torch.per_channel_symmetric,
+    ch_axis=0,
     observer_or_fake_quant_ctr=PerChannelWeightObserver,
 )
 
@@ -36,7 +40,9 @@ class StreamingQuantizer(Quantizer):  # type: ignore[misc]
     Every activation is quantized once, where it is produced. An operation followed by a relu alone is quantized after the relu.
     """
 
-    def __init__(self, spec: CalibrationSpec, placeholders: Mapping[str, str], state_pairs: tuple[tuple[str, str], ...]) -> None:
+    def __init__(
+        self, spec: CalibrationSpec, placeholders: Mapping[str, str], state_pairs: tuple[tuple[str, str], ...]
+    ) -> None:
         """``placeholders`` names the inputs for people; ``state_pairs`` are the nodes of each state going in and coming out."""
         super().__init__()
         self.histograms: dict[str, StreamingHistogram] = {}
@@ -76,13 +82,20 @@ class StreamingQuantizer(Quantizer):  # type: ignore[misc]
         fixed = fixed_params(members)
         if fixed is not None:
             return FixedQParamsQuantizationSpec(
-                dtype=torch.int8, scale=fixed.scale[0], zero_point=fixed.zero_point, quant_min=-128, quant_max=127,
+                dtype=torch.int8,
+                scale=fixed.scale[0],
+                zero_point=fixed.zero_point,
+                quant_min=-128,
+                quant_max=127,
                 qscheme=torch.per_tensor_affine,
             )
         histogram = StreamingHistogram(name, self._spec.n_bins)
         self.histograms[name] = histogram
         return QuantizationSpec(
-            dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine,
+            dtype=torch.int8,
+            quant_min=-128,
+            quant_max=127,
+            qscheme=torch.per_tensor_affine,
             observer_or_fake_quant_ctr=HistogramObserver.with_args(histogram=histogram, method=self._spec.method),
         )
 
@@ -132,8 +145,12 @@ def fixed_params(members: list[Node]) -> QuantParams | None:
 
 
 def _annotate(node: Node, inputs: dict[Node, QuantizationSpec], output: QuantizationSpec | None) -> None:
-    node.meta["quantization_annotation"] = QuantizationAnnotation(input_qspec_map=inputs, output_qspec=output, _annotated=True)
+    node.meta["quantization_annotation"] = QuantizationAnnotation(
+        input_qspec_map=inputs, output_qspec=output, _annotated=True
+    )
 
 
-def _annotate_output(node: Node, output: QuantizationSpec | SharedQuantizationSpec | FixedQParamsQuantizationSpec) -> None:
+def _annotate_output(
+    node: Node, output: QuantizationSpec | SharedQuantizationSpec | FixedQParamsQuantizationSpec
+) -> None:
     node.meta["quantization_annotation"].output_qspec = output

@@ -52,9 +52,13 @@ def export_step(network: StreamingNetwork) -> StepGraph:
     example = (torch.zeros(2, network.step_frames, network.n_features), state)
     with quiet_torch():
         try:
-            program = torch.export.export(as_module(network), example, dynamic_shapes=({0: batch}, tuple({0: batch} for _ in state)))
+            program = torch.export.export(
+                as_module(network), example, dynamic_shapes=({0: batch}, tuple({0: batch} for _ in state))
+            )
         except Exception as error:
-            raise ExportError(f"torch.export cannot trace {type(network).__name__}: {_first_line(error)}; forward must be tensor operations without data-dependent branches") from error
+            raise ExportError(
+                f"torch.export cannot trace {type(network).__name__}: {_first_line(error)}; forward must be tensor operations without data-dependent branches"
+            ) from error
         check_mutations(program)
         module = program.module()
     assert isinstance(module, GraphModule)
@@ -76,7 +80,9 @@ def fold_batch_norms(module: GraphModule) -> None:
         if str(node.target) != operations.BATCH_NORM or not isinstance(source, Node):
             continue
         if str(source.target) != "aten.conv1d.default" or len(source.users) != 1:
-            raise ExportError(f"batch normalization {place(node)} does not follow a convolution that nothing else reads; put it right after one")
+            raise ExportError(
+                f"batch normalization {place(node)} does not follow a convolution that nothing else reads; put it right after one"
+            )
         _fold(module, source, node)
         node.replace_all_uses_with(source)
         module.graph.erase_node(node)
@@ -142,7 +148,9 @@ def roll_out(
             progress(done, total)
 
 
-def run_stream(module: Callable[[Tensor, States], tuple[Tensor, States]], network: StreamingNetwork, features: Features) -> Features:
+def run_stream(
+    module: Callable[[Tensor, States], tuple[Tensor, States]], network: StreamingNetwork, features: Features
+) -> Features:
     """Logits ``[T_out, n_labels]`` of one stream from reset, step by step."""
     state, parts = network.initial_state(1), []
     with torch.no_grad():

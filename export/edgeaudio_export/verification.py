@@ -40,11 +40,17 @@ def verify_lowering(graph: IntegerGraph, simulate: Callable[[Features], Features
     codes = quantize(stream, input_quant)
     program = NumpyProgram(graph)
     whole, session = program.session().run(codes), program.session()
-    stepped = np.concatenate([session.run(codes[i : i + graph.step_frames]) for i in range(0, len(codes), graph.step_frames)])
+    stepped = np.concatenate(
+        [session.run(codes[i : i + graph.step_frames]) for i in range(0, len(codes), graph.step_frames)]
+    )
     if not np.array_equal(whole, stepped):
-        raise ExportError("integer graph does not stream: one call differs from chained steps; write states as x[:, :, -K:] with a constant K")
+        raise ExportError(
+            "integer graph does not stream: one call differs from chained steps; write states as x[:, :, -K:] with a constant K"
+        )
     difference = np.abs(stepped.astype(int) - quantize(simulate(stream), output_quant).astype(int))
-    facts = LoweringFacts(compared=difference.size, mismatches=int((difference > 0).sum()), max_lsb=int(difference.max()))
+    facts = LoweringFacts(
+        compared=difference.size, mismatches=int((difference > 0).sum()), max_lsb=int(difference.max())
+    )
     if facts.max_lsb > MAX_LSB or facts.mismatches > max(1, MAX_MISMATCH_SHARE * facts.compared):
         raise ExportError(
             f"integer graph differs from its simulation in {facts.mismatches} of {facts.compared} codes by up to {facts.max_lsb}, "

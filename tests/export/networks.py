@@ -86,7 +86,9 @@ class Ctc(nn.Module):
         self.classifier = nn.Linear(CHANNELS, self.n_labels)
 
     def initial_state(self, batch: int = 1) -> tuple[Tensor, ...]:
-        return tuple(torch.zeros(batch, channels, keep) for channels, keep in ((N_FEATURES, 1), (CHANNELS, 4), (CHANNELS, 4)))
+        return tuple(
+            torch.zeros(batch, channels, keep) for channels, keep in ((N_FEATURES, 1), (CHANNELS, 4), (CHANNELS, 4))
+        )
 
     def forward(self, features: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         fifo = torch.cat([state[0], features.transpose(1, 2)], dim=2)

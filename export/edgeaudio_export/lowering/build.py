@@ -51,20 +51,33 @@ class _Builder:
     def lower(self, node: Node) -> None:
         """One node to at most one operation."""
         if node.op not in _LOWER:
-            raise ExportError(f"operation {node.op} {node.name!r} is not in the integer graph; lowering knows {sorted(_LOWER)}")
+            raise ExportError(
+                f"operation {node.op} {node.name!r} is not in the integer graph; lowering knows {sorted(_LOWER)}"
+            )
         _LOWER[node.op](self, node)
 
     def conv(self, node: Node) -> None:
         """``[O, C/g, K]`` weights become ``[O, K, 1, C/g]``."""
         if any(node.attrs.get("pads", [0, 0])):
-            raise ExportError(f"convolution {node.name!r} has pads={list(node.attrs['pads'])} in time, which does not stream; use padding=0 and a FIFO state")
+            raise ExportError(
+                f"convolution {node.name!r} has pads={list(node.attrs['pads'])} in time, which does not stream; use padding=0 and a FIFO state"
+            )
         weight = self._weight(node, (0, 2, 1))
         weight = Constant(data=weight.data[:, :, None, :], quant=weight.quant)
         bias = node.inputs[2] if len(node.inputs) > 2 else ""
-        self._weighted(node, "conv", weight, bias, {
-            "stride": (node.attrs.get("strides", [1])[0], 1), "dilation": (node.attrs.get("dilations", [1])[0], 1),
-            "groups": node.attrs.get("group", 1), "pad_f": (0, 0), "relu": node.relu,
-        })
+        self._weighted(
+            node,
+            "conv",
+            weight,
+            bias,
+            {
+                "stride": (node.attrs.get("strides", [1])[0], 1),
+                "dilation": (node.attrs.get("dilations", [1])[0], 1),
+                "groups": node.attrs.get("group", 1),
+                "pad_f": (0, 0),
+                "relu": node.relu,
+            },
+        )
 
     def fully_connected(self, node: Node) -> None:
         """``[C, O]`` weights become ``[O, C]``."""
@@ -74,7 +87,9 @@ class _Builder:
         """Two activations; add and sub only with one scale and zero point."""
         for edge in node.inputs:
             if edge in self.graph.constants:
-                raise ExportError(f"operation {node.op} {node.name!r} has a constant operand; fold it into the weights of a neighbouring convolution")
+                raise ExportError(
+                    f"operation {node.op} {node.name!r} has a constant operand; fold it into the weights of a neighbouring convolution"
+                )
         if node.op != "Mul":
             self._check_tied(node)
         self._append(node.op.lower(), node, node.inputs, {"relu": node.relu})
@@ -91,7 +106,9 @@ class _Builder:
         starts, stops, axes = (self.graph.indices(name) for name in node.inputs[1:4])
         steps = self.graph.indices(node.inputs[4]) if len(node.inputs) > 4 else [1]
         if len(axes) != 1 or steps != [1]:
-            raise ExportError(f"slice {node.name!r} runs over axes {axes} with steps {steps}; slice one axis with step 1")
+            raise ExportError(
+                f"slice {node.name!r} runs over axes {axes} with steps {steps}; slice one axis with step 1"
+            )
         axis = self._graph_axis(node, axes[0])
         size = self.graph.shapes[node.inputs[0]][axes[0]]
         start, stop = starts[0], min(stops[0], size)
@@ -114,7 +131,9 @@ class _Builder:
     def activation(self, node: Node) -> None:
         """Sigmoid, tanh, softmax over the labels."""
         if node.op == "Softmax" and self.axes[node.output][node.attrs.get("axis", -1)] != "C":
-            raise ExportError(f"softmax {node.name!r} does not run over the labels; use the last axis of [N, T, labels]")
+            raise ExportError(
+                f"softmax {node.name!r} does not run over the labels; use the last axis of [N, T, labels]"
+            )
         self._append(node.op.lower(), node, node.inputs, {})
 
     def finish(self, name: str, state_names: Sequence[str]) -> IntegerGraph:
@@ -122,18 +141,33 @@ class _Builder:
         edges = [self._tensor_of[edge] for edge in (*self.graph.inputs, *self.graph.outputs)]
         n_inputs = len(self.graph.inputs)
         if n_inputs != len(self.graph.outputs) or n_inputs != len(state_names) + 1:
-            raise ExportError(f"model has {n_inputs - 1} states going in, {len(self.graph.outputs) - 1} coming out and {len(state_names)} names; each state needs all three")
-        names = dict(zip(edges, ("features", *(f"{s}.in" for s in state_names), "logits", *(f"{s}.out" for s in state_names)), strict=True))
+            raise ExportError(
+                f"model has {n_inputs - 1} states going in, {len(self.graph.outputs) - 1} coming out and {len(state_names)} names; each state needs all three"
+            )
+        names = dict(
+            zip(
+                edges,
+                ("features", *(f"{s}.in" for s in state_names), "logits", *(f"{s}.out" for s in state_names)),
+                strict=True,
+            )
+        )
         if len(names) != len(edges):
             raise ExportError("two states of the model are the same tensor; keep one of them")
         states = []
         for index, state in enumerate(state_names, start=1):
             before, after = edges[index], edges[n_inputs + index]
             self._check_state(state, self.tensors[before], self.tensors[after])
-            states.append(StateSpec(name=state, input=names[before], output=names[after], initial=self.tensors[before].zero_code))
+            states.append(
+                StateSpec(name=state, input=names[before], output=names[after], initial=self.tensors[before].zero_code)
+            )
         return IntegerGraph(
-            name=name, tensors={names.get(k, k): _renamed(t, names.get(k, k)) for k, t in self.tensors.items()}, constants=self.constants,
-            ops=tuple(_renamed_op(op, names) for op in self.ops), input="features", output="logits", states=tuple(states),
+            name=name,
+            tensors={names.get(k, k): _renamed(t, names.get(k, k)) for k, t in self.tensors.items()},
+            constants=self.constants,
+            ops=tuple(_renamed_op(op, names) for op in self.ops),
+            input="features",
+            output="logits",
+            states=tuple(states),
         )
 
     def _check_state(self, state: str, before: Tensor, after: Tensor) -> None:
@@ -147,8 +181,12 @@ class _Builder:
         edges = [name for name in (*node.inputs, node.output) if name in self.graph.quants]
         params = {edge: self.graph.quants[edge] for edge in edges}
         if len(set(params.values())) > 1:
-            listed = ", ".join(f"{edge}: scale {p.scale[0]:.6g} zero point {p.zero_point}" for edge, p in params.items())
-            raise ExportError(f"operation {node.op} {node.name!r} has untied tensors ({listed}); give them one scale and zero point")
+            listed = ", ".join(
+                f"{edge}: scale {p.scale[0]:.6g} zero point {p.zero_point}" for edge, p in params.items()
+            )
+            raise ExportError(
+                f"operation {node.op} {node.name!r} has untied tensors ({listed}); give them one scale and zero point"
+            )
 
     def _graph_axis(self, node: Node, axis: int) -> int:
         name = self.axes[node.output][axis]
@@ -159,11 +197,17 @@ class _Builder:
     def _weight(self, node: Node, axes: tuple[int, ...]) -> Constant:
         weight = self.graph.constants.get(node.inputs[1])
         if weight is None or weight.quant is None or weight.quant.dtype != "int8" or weight.quant.zero_point != 0:
-            raise ExportError(f"operation {node.op} {node.name!r} needs constant int8 weights with zero point 0; quantize them symmetrically")
+            raise ExportError(
+                f"operation {node.op} {node.name!r} needs constant int8 weights with zero point 0; quantize them symmetrically"
+            )
         if weight.data.min() < -127:
-            raise ExportError(f"operation {node.op} {node.name!r} has the weight code -128; quantize weights to [-127, 127]")
+            raise ExportError(
+                f"operation {node.op} {node.name!r} has the weight code -128; quantize weights to [-127, 127]"
+            )
         if weight.data.ndim != len(axes):
-            raise ExportError(f"operation {node.op} {node.name!r} has weights of shape {list(weight.data.shape)}; the integer graph takes {len(axes)} axes here")
+            raise ExportError(
+                f"operation {node.op} {node.name!r} has weights of shape {list(weight.data.shape)}; the integer graph takes {len(axes)} axes here"
+            )
         return weight.transposed(axes)
 
     def _weighted(self, node: Node, kind: str, weight: Constant, bias: str, attrs: dict[str, Any]) -> None:
@@ -171,13 +215,19 @@ class _Builder:
         channels = weight.data.shape[0]
         scale = weight.quant.scale if weight.quant.axis == 0 else weight.quant.scale * channels
         if len(scale) != channels:
-            raise ExportError(f"operation {node.op} {node.name!r} has weight scales along axis {weight.quant.axis}; use the output channels")
+            raise ExportError(
+                f"operation {node.op} {node.name!r} has weight scales along axis {weight.quant.axis}; use the output channels"
+            )
         names = (f"{node.output}.weight", f"{node.output}.bias")
         params = QuantParams(scale=scale, axis=0, qmin=-127)
         self._constant(names[0], weight.data, params)
         input_scale = self.graph.quant(node.inputs[0], node.name).scale[0]
         bias_scale = np.float32(input_scale) * np.asarray(scale, dtype=np.float32)
-        codes = np.zeros(channels, dtype=np.int32) if not bias else bias_codes(self.graph.constants[bias], bias_scale, node.name)
+        codes = (
+            np.zeros(channels, dtype=np.int32)
+            if not bias
+            else bias_codes(self.graph.constants[bias], bias_scale, node.name)
+        )
         self._constant(names[1], codes, QuantParams(scale=tuple(bias_scale.tolist()), axis=0, dtype="int32"))
         self._append(kind, node, (node.inputs[0],), attrs, names)
 
@@ -185,17 +235,30 @@ class _Builder:
         self.tensors[name] = Tensor(name=name, shape=tuple(data.shape), dtype=quant.dtype, quant=quant)
         self.constants[name] = np.ascontiguousarray(data.astype(quant.dtype))
 
-    def _append(self, kind: str, node: Node, edges: Sequence[str], attrs: dict[str, Any], constants: tuple[str, ...] = ()) -> None:
+    def _append(
+        self, kind: str, node: Node, edges: Sequence[str], attrs: dict[str, Any], constants: tuple[str, ...] = ()
+    ) -> None:
         for edge in edges:
             self.graph.quant(edge, node.name)
         inputs = (*(self._tensor_of[edge] for edge in edges), *constants)
-        self.ops.append(Op(kind=kind, inputs=inputs, outputs=(self.declare(node.output, node.name),), attrs=attrs, name=node.name))
+        self.ops.append(
+            Op(kind=kind, inputs=inputs, outputs=(self.declare(node.output, node.name),), attrs=attrs, name=node.name)
+        )
 
 
 _LOWER: dict[str, Callable[[_Builder, Node], None]] = {
-    "Conv": _Builder.conv, "MatMul": _Builder.fully_connected, "Add": _Builder.elementwise, "Sub": _Builder.elementwise,
-    "Mul": _Builder.elementwise, "Concat": _Builder.concat, "Slice": _Builder.slice, "Transpose": _Builder.transpose,
-    "Relu": _Builder.relu, "Sigmoid": _Builder.activation, "Tanh": _Builder.activation, "Softmax": _Builder.activation,
+    "Conv": _Builder.conv,
+    "MatMul": _Builder.fully_connected,
+    "Add": _Builder.elementwise,
+    "Sub": _Builder.elementwise,
+    "Mul": _Builder.elementwise,
+    "Concat": _Builder.concat,
+    "Slice": _Builder.slice,
+    "Transpose": _Builder.transpose,
+    "Relu": _Builder.relu,
+    "Sigmoid": _Builder.activation,
+    "Tanh": _Builder.activation,
+    "Softmax": _Builder.activation,
 }
 
 
@@ -221,13 +284,17 @@ def bias_codes(bias: Constant, scale: npt.NDArray[np.float32], who: str) -> npt.
         values = (values - bias.quant.zero_point) * own
     codes = np.rint(values / scale.astype(np.float64))
     if np.abs(codes).max() > BIAS_LIMIT:
-        raise ExportError(f"bias of {who!r} needs code {np.abs(codes).max():.0f}, must fit int32; the weights of that layer are too small for its bias")
+        raise ExportError(
+            f"bias of {who!r} needs code {np.abs(codes).max():.0f}, must fit int32; the weights of that layer are too small for its bias"
+        )
     return codes.astype(np.int32)
 
 
 def _from_the_end(node: Node, start: int, stop: int, size: int) -> tuple[int, int]:
     if start >= 0:
-        raise ExportError(f"slice {node.name!r} starts at frame {start} counted from the front, which depends on the step; count from the end, x[:, :, -K:]")
+        raise ExportError(
+            f"slice {node.name!r} starts at frame {start} counted from the front, which depends on the step; count from the end, x[:, :, -K:]"
+        )
     return max(start, -size), (stop - size if stop >= 0 else stop)
 
 

@@ -18,7 +18,9 @@ def layouts(graph: QdqGraph) -> dict[str, str]:
     for node in graph.nodes:
         edges = [found[name] for name in node.inputs if name in found]
         if len(set(edges)) != 1:
-            raise ExportError(f"operation {node.op} {node.name!r} mixes axes {sorted(set(edges))}; transpose its inputs to one order")
+            raise ExportError(
+                f"operation {node.op} {node.name!r} mixes axes {sorted(set(edges))}; transpose its inputs to one order"
+            )
         found[node.output] = _after(node, edges[0])
     for index, edge in enumerate(graph.outputs):
         wanted = AXIS_NAMES["state" if index else "logits"]
@@ -32,7 +34,9 @@ def _after(node: Node, axes: str) -> str:
         return "".join(axes[i] for i in node.attrs["perm"])
     wanted = {"Conv": "NCT", "MatMul": "NTC"}.get(node.op, axes)
     if axes != wanted:
-        raise ExportError(f"operation {node.op} {node.name!r} runs on axes {axes}, must be {wanted}; transpose before it")
+        raise ExportError(
+            f"operation {node.op} {node.name!r} runs on axes {axes}, must be {wanted}; transpose before it"
+        )
     return axes
 
 

@@ -70,7 +70,9 @@ class _Parser:
         source = self.edge(node.input[0])
         params = self._params(node, np.dtype(np.int8))
         if self.quants.setdefault(source, params) != params:
-            raise ExportError(f"tensor {source!r} is quantized in two ways, {self.quants[source]} and {params}; quantize it once")
+            raise ExportError(
+                f"tensor {source!r} is quantized in two ways, {self.quants[source]} and {params}; quantize it once"
+            )
         self._alias[node.output[0]] = source
 
     def _dequantize(self, node: onnx.NodeProto) -> None:
@@ -82,11 +84,15 @@ class _Parser:
 
     def _operation(self, node: onnx.NodeProto) -> None:
         inputs = tuple(self._input(name, node.name) for name in node.input)
-        self.nodes.append(Node(op=node.op_type, name=node.name, inputs=inputs, output=node.output[0], attrs=_attributes(node)))
+        self.nodes.append(
+            Node(op=node.op_type, name=node.name, inputs=inputs, output=node.output[0], attrs=_attributes(node))
+        )
 
     def _input(self, name: str, who: str) -> str:
         if name in self.quants and name not in self._alias:
-            raise ExportError(f"operation {who!r} reads the float tensor {name!r} beside its codes; let it read the DequantizeLinear")
+            raise ExportError(
+                f"operation {who!r} reads the float tensor {name!r} beside its codes; let it read the DequantizeLinear"
+            )
         return self.edge(name)
 
     def _params(self, node: onnx.NodeProto, dtype: np.dtype[Any]) -> QuantParams:
@@ -95,9 +101,13 @@ class _Parser:
         if len(node.input) > 2 and node.input[2]:
             zero_point = np.atleast_1d(self.constants[node.input[2]].data)
         if zero_point.dtype.name not in ("int8", "int32") or (zero_point != zero_point[0]).any():
-            raise ExportError(f"{node.name!r} has {zero_point.dtype} zero points {zero_point[:4].tolist()}; use int8 with one zero point for all channels")
+            raise ExportError(
+                f"{node.name!r} has {zero_point.dtype} zero points {zero_point[:4].tolist()}; use int8 with one zero point for all channels"
+            )
         axis = _attributes(node).get("axis", 1) if scale.size > 1 or self._is_vector(node) else None
-        return QuantParams(scale=tuple(scale.tolist()), zero_point=int(zero_point[0]), axis=axis, dtype=zero_point.dtype.name)
+        return QuantParams(
+            scale=tuple(scale.tolist()), zero_point=int(zero_point[0]), axis=axis, dtype=zero_point.dtype.name
+        )
 
     def _is_vector(self, node: onnx.NodeProto) -> bool:
         """Whether a scale of one value is nevertheless a list over channels, as for a convolution with one filter."""
@@ -105,8 +115,11 @@ class _Parser:
 
 
 _HANDLERS = {
-    "Constant": _Parser._constant, "Identity": _Parser._identity, "Transpose": _Parser._transpose,
-    "QuantizeLinear": _Parser._quantize, "DequantizeLinear": _Parser._dequantize,
+    "Constant": _Parser._constant,
+    "Identity": _Parser._identity,
+    "Transpose": _Parser._transpose,
+    "QuantizeLinear": _Parser._quantize,
+    "DequantizeLinear": _Parser._dequantize,
 }
 
 

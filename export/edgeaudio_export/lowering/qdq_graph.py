@@ -70,7 +70,9 @@ class QdqGraph:
     def quant(self, edge: str, who: str) -> QuantParams:
         """Parameters of an edge; refuses a float one."""
         if edge not in self.quants:
-            raise ExportError(f"tensor {edge!r} of {who} is float in the QDQ model; give every activation a QuantizeLinear/DequantizeLinear pair")
+            raise ExportError(
+                f"tensor {edge!r} of {who} is float in the QDQ model; give every activation a QuantizeLinear/DequantizeLinear pair"
+            )
         return self.quants[edge]
 
     def indices(self, name: str) -> list[int]:
