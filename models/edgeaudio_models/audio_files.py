@@ -115,6 +115,8 @@ def read_float(
 ) -> tuple[Float32, int]:
     """Decode a file to float32 mono samples, full scale 1.0, and its own rate; see :func:`read_audio`."""
     file = Path(path)
+    if start < 0 or (stop is not None and stop <= start):
+        raise AudioError(f"{file}: start={start} and stop={stop} must be 0 <= start < stop")
     with _opened(file) as sound:
         info = _checked_info(file, sound)
         index = _channel_index(file, info, channel)
@@ -123,6 +125,8 @@ def read_float(
             sound.seek(min(start, info.n_samples))
         frames = sound.read(expected, dtype="float32", always_2d=True)
     _check_frames(file, frames, expected=expected)
+    if not np.isfinite(frames[:, index]).all():
+        raise AudioError(f"{file}: holds samples that are NaN or infinite; re-encode it")
     return np.ascontiguousarray(frames[:, index]), info.sample_rate
 
 
@@ -135,7 +139,8 @@ def to_int16(samples: npt.NDArray[np.floating]) -> Int16:
         AudioError: A sample is NaN or infinite.
     """
     if not np.isfinite(samples).all():
-        raise AudioError(f"{int((~np.isfinite(samples)).sum())} samples are NaN or infinite; re-encode the recording")
+        n_bad = int((~np.isfinite(samples)).sum())
+        raise AudioError(f"{n_bad} samples are NaN or infinite and have no int16 value; repair them first")
     codes: Int16 = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
     return codes
 

@@ -1,0 +1,210 @@
+"""Clips become one array, cached under everything that could change it; corpora are checked for what misleads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from edgeaudio_models.audio_files import write_wav
+from edgeaudio_models.corpora import (
+    Clip,
+    Corpus,
+    check_corpus,
+    default_cache_folder,
+    default_labels,
+    load_clip,
+    load_waveforms,
+    open_corpus,
+    require_sound,
+)
+from edgeaudio_models.errors import CorpusError
+from edgeaudio_runtime.errors import AudioError
+
+
+def clip(folder: Path, name: str, samples: np.ndarray, *, rate: int = 16_000, **fields: str) -> Clip:
+    write_wav(folder / name, samples.astype(np.int16), rate)
+    return Clip(path=folder / name, **{"label": "yes", **fields})
+
+
+def corpus_of(folder: Path, *clips: Clip) -> Corpus:
+    labels = default_labels([each.label for each in clips])
+    return Corpus(name="test", root=folder, labels=labels, clips=clips)
+
+
+def messages(corpus: Corpus, **options: bool | int) -> list[str]:
+    return [f"{finding.severity}: {finding.message}" for finding in check_corpus(corpus, **options)]  # type: ignore[arg-type]
+
+
+def test_short_clips_get_zeros_at_the_end_and_long_ones_are_cut_there(tmp_path: Path) -> None:
+    clips = [clip(tmp_path, "short.wav", np.arange(1, 4)), clip(tmp_path, "long.wav", np.arange(1, 9))]
+    waveforms = load_waveforms(clips, n_samples=5)
+    assert waveforms.dtype == np.int16
+    assert waveforms.tolist() == [[1, 2, 3, 0, 0], [1, 2, 3, 4, 5]]
+
+
+def test_a_cut_is_loaded_as_its_part_of_the_file(tmp_path: Path) -> None:
+    whole = clip(tmp_path, "noise.wav", np.arange(100))
+    assert load_clip(replace(whole, start=40, stop=43)).tolist() == [40, 41, 42]
+
+
+def test_progress_counts_every_clip(tmp_path: Path) -> None:
+    clips = [clip(tmp_path, f"{i}.wav", np.arange(10)) for i in range(3)]
+    seen: list[tuple[int, int]] = []
+    load_waveforms(clips, n_samples=10, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_second_load_comes_from_the_cache(tmp_path: Path) -> None:
+    clips = [clip(tmp_path, "a.wav", np.arange(1, 11))]
+    first = load_waveforms(clips, n_samples=10, cache_folder=tmp_path / "cache")
+    seen: list[int] = []
+    again = load_waveforms(
+        clips, n_samples=10, cache_folder=tmp_path / "cache", progress=lambda done, _: seen.append(done)
+    )
+    assert seen == []
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("change", ["content", "time", "length", "cut", "order"])
+def test_the_cache_notices_every_change(tmp_path: Path, change: str) -> None:
+    clips = [clip(tmp_path, "a.wav", np.arange(1, 11)), clip(tmp_path, "b.wav", np.arange(21, 31))]
+    cache, n_samples = tmp_path / "cache", 10
+    load_waveforms(clips, n_samples=n_samples, cache_folder=cache)
+    if change == "content":
+        clip(tmp_path, "a.wav", np.arange(51, 63))
+    elif change == "time":
+        os.utime(tmp_path / "a.wav", ns=(1, 1))
+    elif change == "length":
+        n_samples = 8
+    elif change == "cut":
+        clips[0] = replace(clips[0], start=2)
+    else:
+        clips.reverse()
+    seen: list[int] = []
+    loaded = load_waveforms(clips, n_samples=n_samples, cache_folder=cache, progress=lambda done, _: seen.append(done))
+    assert seen == [1, 2]
+    np.testing.assert_array_equal(loaded, load_waveforms(clips, n_samples=n_samples))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"no array"])
+def test_a_damaged_cache_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
+    clips = [clip(tmp_path, "a.wav", np.arange(1, 11))]
+    expected = load_waveforms(clips, n_samples=10, cache_folder=tmp_path / "cache")
+    (file,) = (tmp_path / "cache" / "waveforms").iterdir()
+    file.write_bytes(damage)
+    np.testing.assert_array_equal(load_waveforms(clips, n_samples=10, cache_folder=tmp_path / "cache"), expected)
+    np.testing.assert_array_equal(np.load(file), expected)
+
+
+def test_a_missing_clip_is_named_with_and_without_a_cache(tmp_path: Path) -> None:
+    for cache in (None, tmp_path / "cache"):
+        with pytest.raises(AudioError, match=r"none\.wav: no such file"):
+            load_waveforms([Clip(path=tmp_path / "none.wav", label="yes")], cache_folder=cache)
+
+
+def test_another_rate_is_resampled_or_refused(tmp_path: Path) -> None:
+    clips = [clip(tmp_path, "a.wav", np.zeros(8_000), rate=8_000)]
+    assert load_waveforms(clips).shape == (1, 16_000)
+    with pytest.raises(AudioError, match="sample_rate=8000 must be 16000; resample it"):
+        load_waveforms(clips, resample=False)
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEAUDIO_CACHE", str(tmp_path / "here"))
+    assert default_cache_folder() == tmp_path / "here"
+    monkeypatch.delenv("EDGEAUDIO_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_folder() == tmp_path / "edgeaudio"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_folder() == Path.home() / ".cache" / "edgeaudio"
+
+
+def test_a_sound_corpus_has_no_findings(tmp_path: Path) -> None:
+    corpus = corpus_of(
+        tmp_path,
+        clip(tmp_path, "a.wav", np.arange(10), speaker="anna", split="train"),
+        clip(tmp_path, "b.wav", np.arange(11), speaker="bert", split="test"),
+    )
+    assert check_corpus(corpus, files=True, sample_rate=16_000) == ()
+    require_sound(corpus, files=True)
+
+
+def test_a_speaker_in_two_splits_is_an_error(tmp_path: Path) -> None:
+    corpus = corpus_of(
+        tmp_path,
+        clip(tmp_path, "a.wav", np.arange(10), speaker="anna", split="train"),
+        clip(tmp_path, "b.wav", np.arange(11), speaker="anna", split="test"),
+    )
+    expected = "speakers in two splits=['anna'], a speaker belongs to one split; 'anna' is in ['test', 'train']"
+    assert messages(corpus) == [f"error: {tmp_path}: {expected}"]
+    with pytest.raises(CorpusError, match="a speaker belongs to one split"):
+        require_sound(corpus)
+
+
+def test_labels_without_clips_are_found(tmp_path: Path) -> None:
+    corpus = replace(
+        corpus_of(
+            tmp_path,
+            clip(tmp_path, "a.wav", np.arange(10), split="train"),
+            clip(tmp_path, "b.wav", np.arange(11), split="train", label="no"),
+            clip(tmp_path, "c.wav", np.arange(12), split="test", label="no"),
+        ),
+        labels=("no", "yes", "maybe"),
+    )
+    assert messages(corpus) == [
+        f"error: {tmp_path}: labels ['maybe'] have no clips; add some or drop them",
+        f"warning: {tmp_path}: labels ['yes'] have no clips in split='test'; it cannot score them",
+    ]
+
+
+def test_clips_without_a_split_beside_clips_with_one_are_found(tmp_path: Path) -> None:
+    corpus = corpus_of(
+        tmp_path, clip(tmp_path, "a.wav", np.arange(10), split="train"), clip(tmp_path, "b.wav", np.arange(11))
+    )
+    assert messages(corpus) == [f"error: {tmp_path}: 1 of 2 clips have no split; give all of them one, or none"]
+
+
+def test_identical_recordings_are_an_error_across_splits_or_labels_only(tmp_path: Path) -> None:
+    same = np.arange(10)
+    harmless = corpus_of(
+        tmp_path,
+        clip(tmp_path, "a.wav", same, split="train"),
+        clip(tmp_path, "b.wav", same, split="train"),
+    )
+    assert [message.partition(":")[0] for message in messages(harmless, files=True)] == ["warning"]
+    assert "1 clips repeat another under a second name" in messages(harmless, files=True)[0]
+    leaking = corpus_of(tmp_path, harmless.clips[0], replace(harmless.clips[1], split="test"))
+    assert "are one recording in different splits; keep one" in messages(leaking, files=True)[0]
+    contradicting = corpus_of(tmp_path, harmless.clips[0], replace(harmless.clips[1], label="no"))
+    assert "are one recording with different labels; keep one" in messages(contradicting, files=True)[0]
+
+
+def test_files_that_cannot_be_used_are_found_before_training(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "stereo.wav", np.zeros((160, 2)), 16_000)
+    (tmp_path / "empty.wav").touch()
+    corpus = corpus_of(
+        tmp_path,
+        Clip(path=tmp_path / "stereo.wav", label="yes"),
+        Clip(path=tmp_path / "empty.wav", label="yes"),
+        clip(tmp_path, "slow.wav", np.arange(10), rate=8_000),
+    )
+    found = messages(corpus, files=True, sample_rate=16_000)
+    assert found[0].endswith("empty.wav: the file is empty (0 bytes); fetch it again")
+    assert found[1].endswith("stereo.wav: channels=2 must be 1; keep one channel")
+    assert found[2].endswith("slow.wav: sample_rate=8000 is not 16000; it is resampled when loaded")
+
+
+@pytest.mark.real_speech
+def test_the_shared_recordings_leak_no_speaker_and_decode(real_data: Path) -> None:
+    corpus = open_corpus(real_data / "speech_commands")
+    assert [finding for finding in check_corpus(corpus) if finding.severity == "error"] == []
+    for suffix in (".flac", ".ogg"):
+        clips = [each for each in corpus.clips if each.path.suffix == suffix and each.word][:20]
+        waveforms = load_waveforms(clips)
+        peaks = np.abs(waveforms.astype(np.int32)).max(axis=1)
+        assert np.median(peaks) > 1_000  # speech at its scale, not floats truncated to 0 and 1
