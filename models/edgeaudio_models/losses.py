@@ -1,0 +1,32 @@
+"""What training minimizes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def keyword_loss(logits: Tensor, label_indices: Tensor, *, label_smoothing: float) -> Tensor:
+    """Cross-entropy of the last logit vector of each clip, with smoothed targets.
+
+    Args:
+        logits: ``[N, T_out, n_labels]`` from reset.
+        label_indices: int64 ``[N]``.
+        label_smoothing: Probability spread evenly over all labels.
+    """
+    return functional.cross_entropy(logits[:, -1], label_indices, label_smoothing=label_smoothing)
+
+
+def ctc_loss(logits: Tensor, n_outputs: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """Mean over strings of the CTC loss per label; label 0 is the blank.
+
+    Args:
+        logits: ``[N, T_out, n_labels]``.
+        n_outputs: Outputs that belong to each string, int64 ``[N]``; the rest is padding.
+        targets: Label indices of all strings, one after the other, int64 ``[sum(target_lengths)]``.
+        target_lengths: Labels of each string, int64 ``[N]``.
+
+    A string that does not fit its outputs counts as 0 instead of infinity.
+    """
+    log_probs = functional.log_softmax(logits, dim=2).transpose(0, 1)
+    return functional.ctc_loss(log_probs, targets, n_outputs, target_lengths, blank=0, zero_infinity=True)

@@ -1,0 +1,48 @@
+"""Recipes as TOML text, the inverse of :func:`edgeaudio_models.recipe.parse_recipe`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from edgeaudio_models.recipe import Recipe
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Every field of a recipe as plain, JSON-ready values, defaults included."""
+    return {name: _plain(value) for name, value in _fields(recipe).items()}
+
+
+def format_recipe(recipe: Recipe) -> str:
+    """TOML text with every field, so that later defaults do not change what it says."""
+    values = recipe_values(recipe)
+    lines = [f"{key} = {_scalar(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", *(f"{_scalar(name)} = {_scalar(item)}" for name, item in value.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {name: _plain(item) for name, item in _fields(value).items()}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_scalar(key)} = {_scalar(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_scalar(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # JSON strings are TOML basic strings; repr keeps every bit of a float.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

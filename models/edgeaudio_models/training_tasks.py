@@ -1,0 +1,149 @@
+"""What differs between training for keywords and for CTC: the batch, its loss, and how a network is judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeaudio_models.augmentation import mask_features
+from edgeaudio_models.channels_last import ChannelsLast
+from edgeaudio_models.ctc import BLANK
+from edgeaudio_models.evaluation import clip_features, keyword_metrics, last_logits, string_error_rate
+from edgeaudio_models.losses import ctc_loss, keyword_loss
+from edgeaudio_models.recipe import Recipe
+from edgeaudio_models.step_front_end import StepFrontEnd
+from edgeaudio_models.streaming import StreamingModule, run_from_reset
+from edgeaudio_models.training_data import Examples, TrainingData
+from edgeaudio_models.waveform_batches import (
+    Strings,
+    add_surroundings,
+    change_rate,
+    join_strings,
+    keyword_batch,
+    noise_bed,
+    voiced_spans,
+)
+
+SILENCE = "_silence_"
+VALIDATION_STRINGS = 200
+"""Strings joined from the validation clips; the same ones at every epoch."""
+
+
+class TrainingTask(ABC):
+    """Batches, loss and judgement of one training; all randomness comes from the generators passed in."""
+
+    metric: str
+    """Name of the figure in :meth:`evaluate` that chooses the best epoch; the larger the better."""
+
+    def __init__(self, recipe: Recipe, data: TrainingData, front_end: StepFrontEnd) -> None:
+        self.recipe = recipe
+        self.front_end = front_end
+        self.sample_rate = front_end.spec.sample_rate
+        self.waveforms = torch.from_numpy(data.train.waveforms)
+        self.label_indices = torch.from_numpy(data.train.label_indices).to(torch.int64)
+        recorded = None if data.noise is None else torch.from_numpy(data.noise).to(torch.float32) / 32768.0
+        n_samples = 2 * self.waveforms.shape[1]
+        self.bed = noise_bed(recorded, n_samples=n_samples, seed=recipe.training.seed)
+
+    @abstractmethod
+    def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """Loss of ``module`` on a batch made of the examples ``chosen`` (int64 ``[N]``)."""
+
+    @abstractmethod
+    def evaluate(self, module: StreamingModule) -> dict[str, Any]:
+        """JSON-ready figures on the validation split, among them :attr:`metric`."""
+
+    def _logits(self, module: StreamingModule, streams: Tensor, generator: torch.Generator) -> Tensor:
+        features = mask_features(self.front_end(streams), self.recipe.augmentation, generator=generator)
+        layout: AbstractContextManager[Any] = ChannelsLast()
+        with layout:
+            return run_from_reset(module, features)
+
+
+class KeywordTask(TrainingTask):
+    """One clip, one label, scored at the last step."""
+
+    metric = "macro_accuracy"
+
+    def __init__(self, recipe: Recipe, data: TrainingData, front_end: StepFrontEnd) -> None:
+        super().__init__(recipe, data, front_end)
+        labels = recipe.corpus.labels
+        data.check_labels(len(labels))
+        self.silence_index = labels.index(SILENCE) if SILENCE in labels else -1
+        self.validation_labels = torch.from_numpy(data.validation.label_indices)
+        self.validation_features = clip_features(front_end, torch.from_numpy(data.validation.waveforms))
+
+    def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """See :meth:`TrainingTask.loss`."""
+        wanted = self.label_indices[chosen]
+        streams = keyword_batch(
+            self.waveforms[chosen].to(torch.float32) / 32768.0, silent=wanted == self.silence_index,
+            recipe=self.recipe, sample_rate=self.sample_rate, bed=self.bed, generator=generator,
+        )
+        logits = self._logits(module, streams, generator)
+        return keyword_loss(logits, wanted, label_smoothing=self.recipe.training.label_smoothing)
+
+    def evaluate(self, module: StreamingModule) -> dict[str, Any]:
+        """See :meth:`TrainingTask.evaluate`."""
+        predicted = last_logits(module, self.validation_features).argmax(dim=1)
+        metrics = keyword_metrics(predicted, self.validation_labels, self.recipe.corpus.labels)
+        return {
+            "accuracy": metrics.accuracy, "macro_accuracy": metrics.macro_accuracy,
+            "label_accuracy": metrics.label_accuracy, "n_clips": metrics.n_clips,
+        }
+
+
+class CtcTask(TrainingTask):
+    """Strings of words joined from single-word clips, one label a word."""
+
+    metric = "label_correctness"
+
+    def __init__(self, recipe: Recipe, data: TrainingData, front_end: StepFrontEnd) -> None:
+        super().__init__(recipe, data, front_end)
+        data.check_labels(len(recipe.corpus.labels), first=BLANK + 1)
+        self.clips, self.spans = _trimmed(data.train)
+        self.validation = self._validation_strings(data.validation)
+
+    def _validation_strings(self, examples: Examples) -> Strings:
+        clips, spans = _trimmed(examples)
+        return join_strings(
+            clips, spans, torch.from_numpy(examples.label_indices), n_strings=VALIDATION_STRINGS, recipe=self.recipe,
+            sample_rate=self.sample_rate, pool=torch.arange(len(examples)),
+            generator=torch.Generator().manual_seed(self.recipe.training.seed),
+        )
+
+    def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """See :meth:`TrainingTask.loss`; ``chosen`` is the pool that the words of the strings are drawn from."""
+        strings = join_strings(
+            self.clips, self.spans, self.label_indices, n_strings=len(chosen), recipe=self.recipe,
+            sample_rate=self.sample_rate, pool=chosen, generator=generator,
+        )
+        limit = self.recipe.context.max_rate_change
+        # Faster only: slower would push the first and last word over the ends.
+        factor = 1.0 - limit * float(torch.rand(1, generator=generator))
+        streams = change_rate(strings.waveforms, factor) if limit else strings.waveforms
+        streams = add_surroundings(streams, recipe=self.recipe, bed=self.bed, generator=generator)
+        logits = self._logits(module, streams, generator)
+        everything = torch.full_like(strings.n_samples, logits.shape[1])
+        return ctc_loss(logits, everything, strings.targets, strings.target_lengths)
+
+    def evaluate(self, module: StreamingModule) -> dict[str, Any]:
+        """See :meth:`TrainingTask.evaluate`."""
+        rate = string_error_rate(
+            module, self.front_end, self.validation,
+            outputs_of=lambda n_samples: self.front_end.n_outputs(n_samples, module.outputs_per_step),
+        )
+        return {"label_error_rate": rate, "label_correctness": 1.0 - rate, "n_strings": VALIDATION_STRINGS}
+
+
+def _trimmed(examples: Examples) -> tuple[Tensor, Tensor]:
+    clips = torch.from_numpy(examples.waveforms).to(torch.float32) / 32768.0
+    return clips, voiced_spans(clips)
+
+
+TASKS: dict[str, type[TrainingTask]] = {"keyword": KeywordTask, "ctc": CtcTask}
+"""By ``Recipe.task``."""

@@ -1,0 +1,181 @@
+"""Turn clips into what a microphone would have heard: a clip in a stream for keywords, a string of words for CTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeaudio_models.augmentation import (
+    add_noise,
+    apply_gain,
+    coloured_noise,
+    draw_integers,
+    draw_uniform,
+    noise_like,
+)
+from edgeaudio_models.recipe import Recipe
+
+GENERATED_NOISE_CLIPS = 40
+"""Clips of generated noise that join the recorded noise."""
+VOICED_FRAME = 160
+"""Samples over which the energy of a clip is taken to find where speech begins and ends."""
+VOICED_RANGE_DB = 35.0
+"""Frames this far below the loudest frame count as silence."""
+
+
+def noise_bed(recorded: Tensor | None, *, n_samples: int, seed: int) -> Tensor:
+    """One long recording to cut noise from: the recorded noise, if any, and generated noise of many colours.
+
+    Args:
+        recorded: float32 ``[M]`` or None.
+        n_samples: Length that one cut may have.
+        seed: Of the generated noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    generated = coloured_noise(GENERATED_NOISE_CLIPS, n_samples, generator=generator).reshape(-1)
+    return generated if recorded is None else torch.cat([recorded, generated])
+
+
+def cut(streams: Tensor, starts: Tensor, n_samples: int) -> Tensor:
+    """Piece ``[N, n_samples]`` of each stream ``[N, S]`` from its own start, int64 ``[N]``."""
+    return streams.unfold(1, n_samples, 1)[torch.arange(len(streams)), starts]
+
+
+def change_rate(waveforms: Tensor, factor: float) -> Tensor:
+    """Play all clips ``1 / factor`` times as fast, pitch included, cut or padded evenly at both ends to ``[N, S]``."""
+    n_samples = waveforms.shape[1]
+    played = functional.interpolate(waveforms[:, None], size=round(n_samples * factor), mode="linear")[:, 0]
+    missing = n_samples - played.shape[1]
+    return functional.pad(played, (missing // 2, missing - missing // 2))
+
+
+def keyword_batch(
+    clips: Tensor, *, silent: Tensor, recipe: Recipe, sample_rate: int, bed: Tensor, generator: torch.Generator,
+) -> Tensor:
+    """Vary clips and put them at the end of a stream.
+
+    Args:
+        clips: float32 ``[N, S]``, full scale 1.0.
+        silent: bool ``[N]``, clips labelled as silence; some are replaced by cuts of the noise.
+        recipe: Its ``augmentation`` and ``context``.
+        sample_rate: Of the clips, in Hz.
+        bed: From :func:`noise_bed`.
+        generator: Source of every draw.
+
+    Returns:
+        float32 ``[N, S]``, or ``[N, context + S]`` in the share of batches that have context; the clip ends the row.
+    """
+    context = recipe.context
+    clips = _vary_rate(clips, recipe, generator)
+    chosen = torch.nonzero(silent & _coins(len(clips), context.silence_noise_probability, generator))[:, 0]
+    if len(chosen):
+        clips = clips.clone()
+        clips[chosen] = noise_like(clips[chosen], generator=generator, noise=bed)
+    has_context = bool(_coins(1, context.probability, generator))
+    n_context = min(round(context.seconds * sample_rate), clips.shape[1]) if has_context else 0
+    return add_surroundings(_place(clips, n_context, recipe, generator), recipe=recipe, bed=bed, generator=generator)
+
+
+def _place(clips: Tensor, n_context: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Ends of other clips or zeros, then the clip shifted by up to ``max_shift`` samples: ``[N, n_context + S]``."""
+    n_clips, n_samples = clips.shape
+    shift = min(recipe.augmentation.max_shift, n_samples)
+    before = clips.new_zeros(n_clips, n_context + shift)
+    if n_context:
+        others = torch.randperm(n_clips, generator=generator)
+        spoken = _coins(n_clips, recipe.context.speech_probability, generator)
+        before[:, shift:] = clips[others, -n_context:] * spoken[:, None]
+    streams = torch.cat([before, clips, clips.new_zeros(n_clips, shift)], dim=1)
+    return cut(streams, draw_integers(n_clips, 0, 2 * shift, generator), n_context + n_samples)
+
+
+def add_surroundings(streams: Tensor, *, recipe: Recipe, bed: Tensor, generator: torch.Generator) -> Tensor:
+    """Add noise at an SNR to some streams ``[N, S]``, a gain to all, and clip at full scale."""
+    spec = recipe.augmentation
+    chosen = torch.nonzero(_coins(len(streams), spec.noise_probability, generator))[:, 0]
+    if len(chosen):
+        noise = noise_like(streams[chosen], generator=generator, noise=_long_enough(bed, streams.shape[1]))
+        snr_db = draw_uniform(len(chosen), spec.min_snr_db, spec.max_snr_db, generator)
+        streams = streams.index_copy(0, chosen, add_noise(streams[chosen], noise, snr_db))
+    gains_db = draw_uniform(len(streams), spec.min_gain_db, spec.max_gain_db, generator)
+    return apply_gain(streams, gains_db).clamp_(-1.0, 1.0)
+
+
+def _long_enough(bed: Tensor, n_samples: int) -> Tensor:
+    return bed.repeat(-(-n_samples // len(bed))) if len(bed) < n_samples else bed
+
+
+def _vary_rate(clips: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    limit = recipe.context.max_rate_change
+    return change_rate(clips, 1.0 + float(draw_uniform(1, -limit, limit, generator))) if limit else clips
+
+
+def _coins(n: int, probability: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator) < probability
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strings:
+    """Words joined to strings."""
+
+    waveforms: Tensor
+    """float32 ``[N, S]``, padded with zeros at the end."""
+    n_samples: Tensor
+    """Samples of each string without padding, int64 ``[N]``."""
+    targets: Tensor
+    """Label indices of all strings, one after the other, int64."""
+    target_lengths: Tensor
+    """Labels of each string, int64 ``[N]``."""
+
+    def references(self) -> list[list[int]]:
+        """Label indices of each string."""
+        return [part.tolist() for part in torch.split(self.targets, self.target_lengths.tolist())]
+
+
+def voiced_spans(waveforms: Tensor) -> Tensor:
+    """First sample and one past the last sample of speech in each clip ``[N, S]``: int64 ``[N, 2]``, by energy."""
+    energy = functional.avg_pool1d(waveforms.square()[:, None], VOICED_FRAME, ceil_mode=True)[:, 0]
+    loud = energy >= energy.amax(dim=1, keepdim=True) * 10.0 ** (-VOICED_RANGE_DB / 10.0)
+    first = loud.to(torch.int8).argmax(dim=1)
+    last = loud.shape[1] - loud.flip(1).to(torch.int8).argmax(dim=1)
+    return torch.stack([first * VOICED_FRAME, (last * VOICED_FRAME).clamp_max(waveforms.shape[1])], dim=1)
+
+
+def join_strings(
+    waveforms: Tensor, spans: Tensor, label_indices: Tensor, *, n_strings: int, recipe: Recipe, sample_rate: int,
+    pool: Tensor, generator: torch.Generator,
+) -> Strings:
+    """Join random clips to strings with random gaps before, between and after the words.
+
+    Args:
+        waveforms: float32 ``[n, S]`` clips of one word each.
+        spans: Of the speech in each clip, from :func:`voiced_spans`.
+        label_indices: Label of each clip, int64 ``[n]``.
+        n_strings: Strings to make.
+        recipe: Its ``context`` says how many words and how long the gaps.
+        sample_rate: Of the clips, in Hz.
+        pool: Clip indices to draw words from, int64.
+        generator: Source of every draw.
+    """
+    context = recipe.context
+    counts = draw_integers(n_strings, context.min_words, context.max_words, generator)
+    longest_gap = round(context.max_gap_seconds * sample_rate)
+    rows: list[Tensor] = []
+    targets: list[Tensor] = []
+    for count in counts.tolist():
+        words = pool[draw_integers(count, 0, len(pool) - 1, generator)]
+        gaps = draw_integers(count + 1, 0, longest_gap, generator).tolist()
+        pieces = [waveforms.new_zeros(gaps[0])]
+        for word, gap in zip(words.tolist(), gaps[1:], strict=True):
+            start, stop = spans[word].tolist()
+            pieces += [waveforms[word, start:stop], waveforms.new_zeros(gap)]
+        rows.append(torch.cat(pieces))
+        targets.append(label_indices[words])
+    return Strings(
+        waveforms=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        n_samples=torch.tensor([len(row) for row in rows]),
+        targets=torch.cat(targets), target_lengths=counts,
+    )
