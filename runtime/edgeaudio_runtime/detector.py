@@ -12,15 +12,19 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import KeywordEvent
-from edgeaudio_runtime.extent import StreamClock, active_region
+from edgeaudio_runtime.extent import StreamClock, active_region, n_bridged
 from edgeaudio_runtime.manifest import checked_fields
 from edgeaudio_runtime.quantization import QuantParams
+from edgeaudio_runtime.recent import RecentRows
 
 Codes = npt.NDArray[np.integer[Any]]
 Float64 = npt.NDArray[np.float64]
 Activity = npt.NDArray[np.float32]
 
 DETECTOR_SCHEMA_VERSION = 1
+
+_BLOCK_STEPS = 64
+"""Steps looked at together; a longer call is cut, so that memory stays what it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +41,14 @@ class DetectorConfig:
     release: float = 0.35
     """A label that has fired may fire again only after its smoothed probability fell below this (hysteresis)."""
     refractory_s: float = 0.5
-    """No label fires within this time after an event."""
+    """No label fires within this time after the last one did."""
+    settle_s: float = 0.3
+    """An event waits at most this long for its word to end, so that ``end_s`` is true; 0 reports at once."""
 
     def __post_init__(self) -> None:
         _check_number("smoothing_s", self.smoothing_s, low=0.0, high=10.0)
         _check_number("refractory_s", self.refractory_s, low=0.0, high=60.0)
+        _check_number("settle_s", self.settle_s, low=0.0, high=2.0)
         _check_number("threshold", self.threshold, low=0.0, high=1.0)
         _check_number("release", self.release, low=0.0, high=1.0)
         if not isinstance(self.thresholds, Mapping):
@@ -87,16 +94,16 @@ class KeywordDetector:
 
     An output fires label k when (1) k is no background label, (2) its smoothed probability is the largest of all
     labels, ties going to the first, (3) it reaches the label's threshold, (4) it was below ``release`` since k last
-    fired and (5) ``refractory_s`` have passed since the last event. The event leaves at once: ``score`` is the smoothed
-    probability at the crossing, not the peak, and ``detected_s`` is the end of the last sample the output depends on. A
-    label held back by (5) alone fires as soon as the time is over, if the rest still holds.
+    fired and (5) ``refractory_s`` have passed since a label last fired. ``score`` is the smoothed probability at this
+    crossing, not the peak. A label held back by (5) alone fires as soon as the time is over, if the rest still holds.
 
-    Where the word lies is read from ``activity``, one loudness-like value a frame (see ``AudioStream``), kept for the
-    network's averaging window and a margin: the heaviest stretch above a level between floor and peak, gaps of up
-    to 0.1 s bridged, that ends at or before detection and was not part of an earlier event (``extent.active_region``).
-    The word may still be sounding when it is detected; ``end_s`` is then the end of the last frame heard. Without
-    contrast, or without activity, the word is put between the output at which the smoothed probability began to rise
-    (after the last one below a tenth of the score) and the crossing, both moved back by half the smoothing.
+    Where the word lies is read from ``activity``, one loudness-like value a frame (see ``listener.activity``), kept for
+    the network's averaging window and a margin: the heaviest stretch above a level between floor and peak, gaps of up
+    to 0.1 s bridged, that is no part of an earlier event (``extent.active_region``). The event is reported as soon as
+    this stretch has ended (0.1 s of quiet), another label fires, or ``settle_s`` are over since the crossing;
+    ``detected_s`` is the end of the last sample heard by then. Without contrast, or without activity, it is reported at once and the word put
+    between the output at which the smoothed probability began to rise (after the last one below a tenth of the score)
+    and the crossing, both moved back by half the smoothing.
 
     Memory is constant; cutting the same outputs into other calls changes nothing, bit for bit.
     """
@@ -129,25 +136,30 @@ class KeywordDetector:
             raise SpecError(f"output_quant has axis={output_quant.axis}; logits must share one scale to be compared")
         self._config, self._labels, self._clock = config, tuple(labels), clock
         self._table = softmax_table(output_quant)
-        self._reported = np.array([label not in background_labels for label in labels])
-        self._thresholds = np.array([config.thresholds.get(label, config.threshold) for label in labels])
+        thresholds = [config.thresholds.get(label, config.threshold) for label in labels]
+        # No probability reaches infinity: a background label never fires.
+        self._thresholds = np.where([label in background_labels for label in labels], np.inf, thresholds)
         self._n_smoothing = max(1, round(config.smoothing_s / clock.output_s))
-        self._refractory = int(np.ceil(config.refractory_s / clock.output_s - 1e-9))
+        self._n_refractory = _outputs(config.refractory_s, clock)
+        self._n_settle = _outputs(config.settle_s, clock)
+        self._block = _BLOCK_STEPS * clock.outputs_per_step
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; the next output is output 0 of a new stream."""
         n_labels, clock = len(self._labels), self._clock
-        self._probs = np.zeros((self._n_smoothing - 1, n_labels))
-        self._scores = np.zeros((clock.memory_outputs, n_labels))
-        self._activity = np.full(clock.memory_frames, np.nan, dtype=np.float32)
-        self._armed = np.ones(n_labels, dtype=bool)
+        n_probs = clock.memory_outputs + self._n_smoothing - 1
+        self._probs = RecentRows(n_probs, (n_labels,), fill=0.0, dtype=np.float64, block=self._block)
+        n_block_frames = _BLOCK_STEPS * clock.step_frames
+        self._activity = RecentRows(clock.memory_frames, (), fill=np.nan, dtype=np.float32, block=n_block_frames)
+        self._latched = np.zeros(n_labels, dtype=bool)
         self._n_outputs = 0
-        self._last_output = -self._refractory
+        self._last_output = -self._n_refractory
         self._last_end_frame = -1
+        self._held: _Crossing | None = None
 
     def process(self, codes: Codes, activity: Activity | None = None) -> list[KeywordEvent]:
-        """Take the next outputs and return the events they fire.
+        """Take the next outputs and return the events they complete.
 
         Args:
             codes: Logit codes ``[k, n_labels]`` of whole steps, k >= 0.
@@ -156,87 +168,138 @@ class KeywordDetector:
         Raises:
             SpecError: Another shape.
         """
+        activity = self._checked(codes, activity)
+        events: list[KeywordEvent] = []
+        step = self._clock.step_frames * _BLOCK_STEPS
+        for i, first in enumerate(range(0, len(codes), self._block)):
+            events += self._hear(codes[first : first + self._block], activity[i * step : (i + 1) * step])
+        return events
+
+    def flush(self) -> list[KeywordEvent]:
+        """End the stream: the event that still waited for its word to end, if any; then as after :meth:`reset`."""
+        held, last = self._held, self._n_outputs - 1
+        events = [] if held is None else [self._event(held, last, self._activity.last(self._clock.memory_frames))]
+        self.reset()
+        return events
+
+    def _checked(self, codes: Codes, activity: Activity | None) -> Activity:
         if codes.ndim != 2 or codes.shape[1] != len(self._labels):
             raise SpecError(f"logit codes have shape {list(codes.shape)}, it must be [k, {len(self._labels)}]")
+        n_steps, partial = divmod(len(codes), self._clock.outputs_per_step)
+        if partial:
+            per_step = self._clock.outputs_per_step
+            raise SpecError(f"{len(codes)} outputs are no whole number of steps; a step yields {per_step}")
+        n_frames = n_steps * self._clock.step_frames
+        if activity is None:
+            return np.full(n_frames, np.nan, dtype=np.float32)
+        if activity.shape != (n_frames,):
+            raise SpecError(f"activity has shape {list(activity.shape)}, it must be [{n_frames}], one value a frame")
+        return activity
+
+    def _hear(self, codes: Codes, activity: Activity) -> list[KeywordEvent]:
         n = len(codes)
-        if n == 0:
-            return []
-        scores = self._smooth(self._softmax(codes))
-        history = np.concatenate((self._scores, scores))
-        frames = self._extend_activity(activity, n)
-        events = self._fire(scores, history, frames)
-        self._scores, self._activity = history[n:], frames[len(frames) - self._clock.memory_frames :]
+        self._softmax(codes, out=self._probs.extend(n))
+        self._activity.extend(len(activity))[:] = activity
+        scores = self._window_mean(self._probs.last(n + self._n_smoothing - 1))
+        above = scores >= self._thresholds
+        events: list[KeywordEvent] = []
+        # Nearly every call of nearly every stream has nothing to do here.
+        if self._held is not None or above.any() or self._latched.any():
+            for row in range(n):
+                self._decide(row, n - 1 - row, scores[row], above[row], events)
         self._n_outputs += n
         return events
 
-    def _softmax(self, codes: Codes) -> Float64:
+    def _softmax(self, codes: Codes, *, out: Float64) -> None:
         wide = codes.astype(np.int32)
-        powers = self._table[wide.max(axis=1, keepdims=True) - wide]
-        probs: Float64 = powers / powers.sum(axis=1, keepdims=True)
-        return probs
+        powers = self._table[np.maximum.reduce(wide, axis=1, keepdims=True) - wide]
+        np.divide(powers, np.add.reduce(powers, axis=1, keepdims=True), out=out)
 
-    def _smooth(self, probs: Float64) -> Float64:
+    def _window_mean(self, probs: Float64) -> Float64:
         # Adding whole shifted blocks sums every output in one order, whatever the chunk; a running sum would drift.
-        padded = np.concatenate((self._probs, probs))
-        total = padded[: len(probs)].copy()
+        n = len(probs) - self._n_smoothing + 1
+        total = probs[:n].copy()
         for shift in range(1, self._n_smoothing):
-            total += padded[shift : shift + len(probs)]
-        self._probs = padded[len(probs) :]
-        return total / self._n_smoothing
+            total += probs[shift : shift + n]
+        total /= self._n_smoothing
+        return total
 
-    def _extend_activity(self, activity: Activity | None, n_outputs: int) -> Activity:
-        n_frames, partial = divmod(n_outputs, self._clock.outputs_per_step)
-        n_frames *= self._clock.step_frames
-        if partial:
-            per_step = self._clock.outputs_per_step
-            raise SpecError(f"{n_outputs} outputs are no whole number of steps; a step yields {per_step}")
-        if activity is None:
-            activity = np.full(n_frames, np.nan, dtype=np.float32)
-        elif activity.shape != (n_frames,):
-            raise SpecError(f"activity has shape {list(activity.shape)}, it must be [{n_frames}], one value a frame")
-        return np.concatenate((self._activity, activity))
+    def _decide(
+        self, row: int, n_later: int, score: Float64, above: npt.NDArray[np.bool_], events: list[KeywordEvent]
+    ) -> None:
+        """One output: let labels go, fire, report what waited long enough; ``n_later`` outputs follow in the buffers."""
+        output = self._n_outputs + row
+        self._latched &= score >= self._config.release
+        best = int(score.argmax())
+        fires = above[best] and not self._latched[best] and output - self._last_output >= self._n_refractory
+        if self._held is None and not fires:
+            return
+        past = self._past_activity(n_later)
+        if self._held is not None and (fires or self._is_over(self._held, output, past)):
+            events.append(self._event(self._held, output, past))
+            self._held = None
+        if fires:
+            self._latched[best], self._last_output = True, output
+            n_rising = self._n_rising(best, n_later)
+            crossing = _Crossing(best=best, score=float(score[best]), output=output, n_rising=n_rising)
+            if self._is_over(crossing, output, past):
+                events.append(self._event(crossing, output, past))
+            else:
+                self._held = crossing
 
-    def _fire(self, scores: Float64, history: Float64, frames: Activity) -> list[KeywordEvent]:
-        above = (scores >= self._thresholds) & self._reported
-        if self._armed.all() and not above.any():  # nearly every call of nearly every stream
-            return []
-        events = []
-        for row, score in enumerate(scores):
-            self._armed |= score < self._config.release
-            best = int(score.argmax())
-            output = self._n_outputs + row
-            if above[row, best] and self._armed[best] and output - self._last_output >= self._refractory:
-                self._armed[best], self._last_output = False, output
-                n_seen = self._clock.n_frames_seen(row)  # calls hold whole steps, so rows count like outputs
-                past = frames[n_seen : n_seen + self._clock.memory_frames]
-                rise = history[row + 1 : row + 1 + self._clock.memory_outputs, best]
-                events.append(self._event(best, float(score[best]), output, past, rise))
-        return events
+    def _past_activity(self, n_later: int) -> Activity:
+        clock = self._clock
+        n_later_frames = n_later // clock.outputs_per_step * clock.step_frames
+        return self._activity.last(clock.memory_frames + n_later_frames)[: clock.memory_frames]
 
-    def _event(self, best: int, score: float, output: int, past: Activity, rise: Float64) -> KeywordEvent:
-        clock, seen = self._clock, self._clock.n_frames_seen(output)
-        first = seen - len(past)  # absolute index of past[0]
-        region = active_region(past, clock=clock, taken=self._last_end_frame - first)
+    def _n_rising(self, best: int, n_later: int) -> int:
+        """Outputs since the smoothed probability was last below a tenth of what it is now."""
+        n = self._clock.memory_outputs
+        n_probs = n + self._n_smoothing - 1
+        rise = self._window_mean(self._probs.last(n_probs + n_later)[:n_probs, best])
+        low = np.flatnonzero(rise < 0.1 * rise[-1])
+        return n - int(low[-1]) - 1 if len(low) else n
+
+    def _is_over(self, crossing: _Crossing, output: int, past: Activity) -> bool:
+        if output - crossing.output >= self._n_settle:
+            return True
+        region = self._region(output, past)
+        return region is None or region[1] + n_bridged(self._clock) < self._clock.n_frames_seen(output) - 1
+
+    def _region(self, output: int, past: Activity) -> tuple[int, int] | None:
+        """First and last frame of the word, counted from the start of the stream."""
+        first = self._clock.n_frames_seen(output) - len(past)
+        region = active_region(past, clock=self._clock, taken=self._last_end_frame - first)
+        return None if region is None else (first + region[0], first + region[1])
+
+    def _event(self, crossing: _Crossing, output: int, past: Activity) -> KeywordEvent:
+        clock, region = self._clock, self._region(output, past)
         if region is not None:
-            start_s, end_s = clock.frame_start_s(first + region[0]), clock.frame_end_s(first + region[1])
-            self._last_end_frame = first + region[1]
+            start_s, end_s = clock.frame_start_s(region[0]), clock.frame_end_s(region[1])
+            self._last_end_frame = region[1]
         else:
-            half_smoothing_s = (self._n_smoothing - 1) * clock.output_s / 2
-            n_rising = _n_rising(rise, score)
-            end_s = clock.detected_s(output) - half_smoothing_s
-            start_s = end_s - n_rising * clock.output_s
-            self._last_end_frame = seen - 1
+            end_s = clock.detected_s(crossing.output) - (self._n_smoothing - 1) * clock.output_s / 2
+            start_s = end_s - crossing.n_rising * clock.output_s
+            self._last_end_frame = clock.n_frames_seen(crossing.output) - 1
         end_s = min(max(end_s, 0.0), clock.detected_s(output))
         return KeywordEvent(
-            label=self._labels[best],
-            score=score,
+            label=self._labels[crossing.best],
+            score=crossing.score,
             start_s=min(max(start_s, 0.0), end_s),
             end_s=end_s,
             detected_s=clock.detected_s(output),
         )
 
 
-def _n_rising(rise: Float64, score: float) -> int:
-    # Outputs since the smoothed probability was last below a tenth of the score.
-    low = np.flatnonzero(rise < 0.1 * score)
-    return len(rise) - int(low[-1]) - 1 if len(low) else len(rise)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Crossing:
+    """A label that fired and whose word may not have ended."""
+
+    best: int
+    score: float
+    output: int
+    n_rising: int
+
+
+def _outputs(seconds: float, clock: StreamClock) -> int:
+    return int(np.ceil(seconds / clock.output_s - 1e-9))

@@ -16,13 +16,13 @@ class KeywordEvent:
 
     label: str
     score: float
-    """Smoothed probability at the step that detected it, 0 to 1."""
+    """Smoothed probability when it reached the threshold, 0 to 1."""
     start_s: float
     """Where the word begins (an estimate, see ``KeywordDetector``)."""
     end_s: float
-    """Where the word ends, or the moment of detection if it was still being spoken."""
+    """Where the word ends, or ``detected_s`` if it was still sounding then."""
     detected_s: float
-    """End of the audio that had to be heard before the detector could know."""
+    """End of the audio that was heard before the event was reported."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: one line of ``edgeaudio-run --json``."""

@@ -98,15 +98,19 @@ def active_region(past: npt.NDArray[np.float32], *, clock: StreamClock, taken: i
     if not np.isfinite(peak) or peak - floor <= _MIN_CONTRAST * max(abs(peak), abs(floor)):
         return None
     level = floor + _LEVEL * (peak - floor)
-    runs = _runs(past >= level, frames(clock, _BRIDGED_GAP_S))
+    runs = _runs(past >= level, n_bridged(clock))
     # A run that reaches into the searched part keeps its true start, unless that belongs to the previous event.
     runs = [(max(a, taken + 1), b) for a, b in runs if b >= first]
-    long = [run for run in runs if run[1] - run[0] + 1 >= frames(clock, _SHORTEST_S)]
+    long = [run for run in runs if run[1] - run[0] + 1 >= _frames(clock, _SHORTEST_S)]
     return max(long or runs, key=lambda run: float(np.nansum(np.maximum(past[run[0] : run[1] + 1] - level, 0))))
 
 
-def frames(clock: StreamClock, seconds: float) -> int:
-    """Frames in ``seconds``, rounded."""
+def n_bridged(clock: StreamClock) -> int:
+    """Frames of the longest gap inside one word."""
+    return _frames(clock, _BRIDGED_GAP_S)
+
+
+def _frames(clock: StreamClock, seconds: float) -> int:
     return round(seconds * clock.sample_rate / clock.hop_length)
 
 

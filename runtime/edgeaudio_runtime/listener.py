@@ -71,8 +71,8 @@ class KeywordListener:
         return [*self._detector.process(codes, activity(self._spec, features))] if len(codes) else []
 
     def finish(self) -> list[Event]:
-        """Nothing: a keyword is reported when it is detected."""
-        return []
+        """The keyword whose word was still sounding, if any."""
+        return [*self._detector.flush()]
 
     def reset(self) -> None:
         """Forget everything."""

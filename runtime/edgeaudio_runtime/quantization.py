@@ -100,8 +100,10 @@ def quantize(real: npt.NDArray[np.floating[Any]], params: QuantParams) -> npt.ND
     Rounds half to even and saturates, as ONNX QuantizeLinear (opset 13).
     """
     scaled = np.rint(np.asarray(real, dtype=np.float32) / params.broadcast_scale(np.ndim(real)))
-    # float64 before the clip: int32 bounds are not float32 values.
-    codes = np.clip(scaled.astype(np.float64) + params.zero_point, params.low, params.high)
+    if params.dtype == "int32":
+        scaled = scaled.astype(np.float64)  # int32 bounds are not float32 values
+    # Where float32 would round this sum, it is beyond the int8 and int16 bounds and the clip decides.
+    codes: npt.NDArray[Any] = np.minimum(np.maximum(scaled + params.zero_point, params.low), params.high)
     return codes.astype(params.dtype)
 
 
