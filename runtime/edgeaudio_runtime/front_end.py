@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec, MelSpec
 from edgeaudio_runtime.frame_transform import FrameTransform, preemphasize
-from edgeaudio_runtime.samples import Samples, checked_scale
+from edgeaudio_runtime.samples import INT16_SCALE, Samples, checked_scale
 from edgeaudio_runtime.whole_recording import end_of_frames, padded_frames, whole_recording_features
 
 Float32 = npt.NDArray[np.float32]
@@ -43,7 +43,8 @@ class FrontEnd:
                 " stream; use compute_features in a windowed bundle, or the streamable preset of the same name"
             )
         self._spec = mel_spec
-        self._transform = FrameTransform(mel_spec, BLOCK_FRAMES)
+        self._scale = INT16_SCALE
+        self._transform = FrameTransform(mel_spec, BLOCK_FRAMES, self._scale)
         self._emphasizes = mel_spec.preemphasis > 0 and mel_spec.preemphasis_scope == "stream"
         self._longest_piece = BLOCK_FRAMES * mel_spec.hop_length
         # Less than a window waits for its end, so a piece always fits and completes at most BLOCK_FRAMES frames.
@@ -91,7 +92,10 @@ class FrontEnd:
         Raises:
             SpecError: wrong type, dtype or shape, NaN, infinity, or float32 on the int16 scale; nothing was pushed.
         """
-        return self._push(samples, checked_scale(samples))
+        scale = checked_scale(samples)
+        if scale != self._scale:
+            self._change_scale(scale)
+        return self._push(samples)
 
     def flush(self, multiple_of: int = 1) -> Float32:
         """Push digital silence until the tail is out, return the outstanding frames, then reset.
@@ -105,32 +109,42 @@ class FrontEnd:
         spec = self._spec
         end = end_of_frames(spec, padded_frames(spec, self._n_samples, multiple_of))
         silence = np.zeros(max(0, end - self._n_samples), dtype=np.int16)
-        features = self._push(silence, 1.0)
+        features = self._push(silence)
         self.reset()
         return features
 
-    def _push(self, samples: npt.NDArray[Any], scale: float) -> Float32:
+    def _change_scale(self, scale: float) -> None:
+        # The buffer holds samples as they come, the window brings them to -1..1. Powers of two: nothing is rounded.
+        self._buffer[: self._fill] *= self._scale / scale
+        if self._last_sample is not None:
+            self._last_sample *= self._scale / scale
+        self._scale = scale
+        self._transform.set_sample_scale(scale)
+
+    def _push(self, samples: npt.NDArray[Any]) -> Float32:
         self._n_samples += len(samples)
         if self._skip:
-            samples = self._skip_samples(samples, scale)
+            samples = self._skip_samples(samples)
         if len(samples) <= self._longest_piece:
-            return self._push_piece(samples, scale)
+            return self._push_piece(samples)
         starts = range(0, len(samples), self._longest_piece)
-        return np.concatenate([self._push_piece(samples[i : i + self._longest_piece], scale) for i in starts])
+        return np.concatenate([self._push_piece(samples[i : i + self._longest_piece]) for i in starts])
 
-    def _skip_samples(self, samples: npt.NDArray[Any], scale: float) -> npt.NDArray[Any]:
+    def _skip_samples(self, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
         n_skipped = min(self._skip, len(samples))
         if n_skipped:
-            self._last_sample = float(samples[n_skipped - 1]) * scale
+            self._last_sample = float(samples[n_skipped - 1])
         self._skip -= n_skipped
         return samples[n_skipped:]
 
-    def _push_piece(self, samples: npt.NDArray[Any], scale: float) -> Float32:
+    def _push_piece(self, samples: npt.NDArray[Any]) -> Float32:
         end = self._fill + len(samples)
         if end > len(self._buffer):
             self._compact()
             end = self._fill + len(samples)
-        self._append(samples, scale, self._buffer[self._fill : end])
+        self._buffer[self._fill : end] = samples
+        if self._emphasizes and len(samples):
+            self._emphasize(self._buffer[self._fill : end])
         self._fill = end
         first, stop = self._next_slot, (end - self._spec.win_length) // self._spec.hop_length + 1
         if stop <= first:
@@ -141,12 +155,10 @@ class FrontEnd:
         self._transform.features(self._slots[first:stop], features)
         return features
 
-    def _append(self, samples: npt.NDArray[Any], scale: float, destination: Float64) -> None:
-        np.multiply(samples, scale, destination)
-        if self._emphasizes and len(samples):
-            last = float(destination[-1])
-            preemphasize(destination, self._spec, self._last_sample)
-            self._last_sample = last
+    def _emphasize(self, signal: Float64) -> None:
+        last = float(signal[-1])
+        preemphasize(signal, self._spec, self._last_sample)
+        self._last_sample = last
 
     def _compact(self) -> None:
         # Moves what coming frames need to the start of the buffer, on the grid, so that slots stay slots.
