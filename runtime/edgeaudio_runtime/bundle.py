@@ -154,6 +154,10 @@ class Bundle:
         """
         return self._verified(self.manifest.artifact(path))
 
+    def read_unlisted(self, path: str) -> bytes:
+        """Bytes of a file outside the manifest: the manifest itself, the detector's or decoder's settings, the certificate."""
+        return self._files.read(path, limit=MAX_JSON_BYTES)
+
     def engines(self) -> tuple[str, ...]:
         """Engines that are installed and have an artifact here, in order of preference."""
         from edgeaudio_runtime.engines import available_engines
