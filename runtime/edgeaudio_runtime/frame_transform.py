@@ -27,8 +27,8 @@ def public_rfft(signals: Float64, factor: float, spectrum: npt.NDArray[np.comple
 
 
 def _fastest_rfft() -> Callable[..., Any]:
-    # numpy.fft.rfft spends as long on its arguments as on a frame; numpy 2 has the transform itself as a ufunc. It is no
-    # public name, so it is taken only where it is there and gives the same bits.
+    # numpy.fft.rfft spends as long on its arguments as on a frame; numpy 2 has the transform itself as a ufunc. That is
+    # no public name, so it is taken only where it is there and gives the same bits.
     signals = np.cos(np.arange(16.0)).reshape(2, 8)
     spectrum = np.zeros((2, 5), dtype=np.complex128)
     try:

@@ -39,6 +39,9 @@ def whole_recording_features(spec: MelSpec, signal: Float64, multiple_of: int) -
     if not n_frames:
         return features
     signal = normalize_utterance(spec, signal)
+    if spec.edge == "zeros":
+        # Silence behind the recording is part of the stream, so it goes through the pre-emphasis too.
+        signal = np.pad(signal, (0, max(0, end_of_frames(spec, n_frames) - len(signal))))
     if spec.preemphasis_scope == "stream":
         preemphasize(signal, spec)
     frames = frame_signal(spec, signal, n_frames)
@@ -57,7 +60,7 @@ def normalize_utterance(spec: MelSpec, signal: Float64) -> Float64:
 
 
 def frame_signal(spec: MelSpec, signal: Float64, n_frames: int) -> Float64:
-    """View of ``signal`` as ``[n_frames, win_length]``, with ``spec.edge`` before its start and behind its end."""
+    """``signal`` as ``[n_frames, win_length]``, where it is too short with ``spec.edge`` before and behind it."""
     left = max(0, -spec.first_offset)
     right = max(0, end_of_frames(spec, n_frames) - len(signal))
     padded = np.pad(signal, (left, right), mode="reflect" if spec.edge == "reflect" else "constant")
