@@ -108,7 +108,8 @@ def unpack(archive: Path, folder: Path, *, force: bool = False) -> Path:
     except tarfile.FilterError as error:
         raise DownloadError(f"{archive}: unsafe archive ({error}); nothing was unpacked") from error
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DownloadError(f"{archive}: cannot be unpacked ({error}); fetch it again") from error
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise DownloadError(f"{archive}: cannot be unpacked ({reason}); fetch it again") from error
     return folder
 
 

@@ -17,7 +17,7 @@ from edgeaudio_models.synthesis.engines import installed_synthesizers
 from edgeaudio_models.synthesis.noise import generate_noise, generate_silence
 from edgeaudio_models.synthesis.planning import VALIDATION_SHARE, PlannedClip, cast_voices, plan_clips
 from edgeaudio_models.synthesis.speech import set_level, speak
-from edgeaudio_models.synthesis.words import unknown_words
+from edgeaudio_models.synthesis.words import UNKNOWN_WORDS, unknown_words
 
 MIN_LEVEL_DB = -30.0
 MAX_LEVEL_DB = -18.0
@@ -87,6 +87,7 @@ def synthesize_corpus(
     progress: Progress | None = None,
     *,
     synthesizers: Sequence[Synthesizer] | None = None,
+    unknown: Sequence[str] = UNKNOWN_WORDS,
     n_unknown: int | None = None,
     n_silence: int | None = None,
     sample_rate: int = 16_000,
@@ -104,6 +105,7 @@ def synthesize_corpus(
         cache_folder: Where spoken clips are kept; None keeps nothing.
         progress: Called after each spoken clip.
         synthesizers: Who speaks, in turn; None takes all that are installed.
+        unknown: What ``_unknown_`` says, in turn; texts that hold a keyword are left out.
         n_unknown: Clips of ``_unknown_``; None is four times ``n_per_word``.
         n_silence: Clips of ``_silence_``; None is ``n_per_word``.
         sample_rate: Hz.
@@ -111,7 +113,7 @@ def synthesize_corpus(
 
     Raises:
         SynthesisError: No synthesizer is installed, or one fails.
-        CorpusError: No words, a word twice, or ``n_per_word`` < 2.
+        CorpusError: No words, a word twice, ``n_per_word`` < 2, or no text for ``_unknown_``.
     """
     _check(words, n_per_word)
     speakers = tuple(installed_synthesizers() if synthesizers is None else synthesizers)
@@ -120,7 +122,7 @@ def synthesize_corpus(
     cast = cast_voices(speakers, generator=np.random.default_rng([seed, 0]))
     plan = [clip for word in words for clip in plan_clips(word, [word], n_per_word, cast=cast, seed=seed)]
     n_others = 4 * n_per_word if n_unknown is None else n_unknown
-    plan += plan_clips(UNKNOWN, unknown_words(words), n_others, cast=cast, seed=seed)
+    plan += plan_clips(UNKNOWN, unknown_words(words, unknown), n_others, cast=cast, seed=seed)
     spoken = np.zeros((len(plan), n_samples), np.int16)
     for i, clip in enumerate(plan):
         word = speak(speakers[clip.synthesizer], clip.utterance, sample_rate=sample_rate, cache_folder=cache_folder)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeaudio_models.errors import CorpusError
 from edgeaudio_models.synthesis.base import Synthesizer, Utterance
 
 MIN_RATE = 0.75
@@ -70,7 +71,12 @@ def plan_clips(label: str, texts: Sequence[str], n_clips: int, *, cast: Cast, se
     """Plan ``n_clips`` clips of one label: texts in turn, synthesizers in turn, everything else drawn.
 
     The draws depend on the seed and the label only, so a further label changes no other.
+
+    Raises:
+        CorpusError: Clips are wanted and there is no text.
     """
+    if n_clips and not texts:
+        raise CorpusError(f"label={label!r} needs texts to say for its {n_clips} clips; name some that hold no keyword")
     generator = np.random.default_rng([seed, *label.encode()])
     n_validation = round(n_clips * VALIDATION_SHARE)
     splits = ["validation"] * n_validation + ["train"] * (n_clips - n_validation)
