@@ -27,21 +27,17 @@ class CorpusRecipe:
     """Where the clips come from."""
 
     kind: str
-    """"recordings" (any folder the corpus loaders know) or "synthesis" (words spoken by synthesizers)."""
+    """"recordings" (in the folder that the caller gives) or "synthesis" (words spoken by synthesizers)."""
     labels: tuple[str, ...]
     """Labels in the order of the network's outputs; for CTC the blank first."""
-    path: str = ""
-    """Folder of the recordings below the data folder that the caller names."""
     noise: tuple[str, ...] = ()
-    """Files or folders of noise below the data folder, joined to one long recording for training."""
+    """Files or folders of noise below the corpus folder, joined to one long recording for training."""
     noise_held_out: tuple[str, ...] = ()
     """Beginnings of names of noise files that training must not hear: they are for tests in noise."""
     synthesizers: tuple[str, ...] = ()
     """Names of the synthesizers; empty means every installed one."""
     words: tuple[str, ...] = ()
     """Words to synthesize; empty means the labels that are words."""
-    unknown_words: tuple[str, ...] = ()
-    """Words to synthesize for ``_unknown_``."""
     clips_per_word: int = 0
     """Synthesized clips a word."""
 
@@ -49,8 +45,6 @@ class CorpusRecipe:
         _check_choice("corpus.kind", self.kind, CORPUS_KINDS)
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise SpecError(f"corpus.labels={list(self.labels)} must name at least 2 labels, each once")
-        if self.kind == "recordings" and not self.path:
-            raise SpecError("corpus.path is missing; kind='recordings' needs the folder below the data folder")
         if self.kind == "synthesis" and self.clips_per_word < 1:
             raise SpecError(f"corpus.clips_per_word={self.clips_per_word} must be >= 1 for kind='synthesis'")
 
