@@ -11,6 +11,13 @@ from typing import Any
 
 import click
 
+from edgeaudio.commands.bench import bench
+from edgeaudio.commands.data import data
+from edgeaudio.commands.demo import demo
+from edgeaudio.commands.export import export
+from edgeaudio.commands.inspect import inspect
+from edgeaudio.commands.parity import parity
+from edgeaudio.commands.train import train
 from edgeaudio_runtime.errors import EdgeAudioError
 
 
@@ -60,3 +67,7 @@ def _system(error: OSError) -> str:
 @click.version_option(package_name="edgeaudio")
 def main() -> None:
     """Turn a small PyTorch audio model into an int8 artifact that listens, with proof that nothing was lost."""
+
+
+for _command in (data, train, export, parity, bench, inspect, demo):
+    main.add_command(_command)

@@ -121,6 +121,7 @@ class _Ladder:
 
     def _torch_features(self) -> Features:
         import torch
+
         from edgeaudio_models.torch_front_end import TorchFrontEnd
 
         front_end = TorchFrontEnd(self.bundle.features)
@@ -160,7 +161,8 @@ class _Ladder:
         name, session = program.engine, program.session()
         steps = [session.run(self.codes[i : i + self.step]) for i in range(0, len(self.codes), self.step)]
         yield compare_codes(
-            f"engine {name}", ("integer graph, numpy, one call", self.logits), (f"{name}, chained steps", np.concatenate(steps)),
+            f"engine {name}", ("integer graph, numpy, one call", self.logits),
+            (f"{name}, chained steps", np.concatenate(steps)),
             allowed_lsb=0 if exact else OTHER_NUMERICS_LSB, allowed_share=0.0 if exact else OTHER_NUMERICS_CODES,
         )  # fmt: skip
         if not exact:

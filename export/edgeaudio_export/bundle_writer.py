@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeaudio_export.targets.onnx_target import graph_to_onnx
-from edgeaudio_export.targets.tflite_target import graph_to_tflite
+from edgeaudio_export.targets.onnx_target import to_onnx
+from edgeaudio_export.targets.tflite_target import to_tflite
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.errors import SpecError
@@ -103,8 +103,8 @@ def _check(contents: BundleContents) -> None:
 
 def _write_models(directory: Path, contents: BundleContents) -> None:
     save_graph(contents.graph, directory / "model.json", directory / "model.bin")
-    (directory / "model.onnx").write_bytes(graph_to_onnx(contents.graph))
-    (directory / "model.tflite").write_bytes(graph_to_tflite(contents.graph))
+    (directory / "model.onnx").write_bytes(to_onnx(contents.graph))
+    (directory / "model.tflite").write_bytes(to_tflite(contents.graph))
     (directory / "model.float.onnx").write_bytes(contents.float_onnx)
 
 

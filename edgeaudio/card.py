@@ -1,0 +1,141 @@
+"""The model card: manifest and certificate, rendered for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgeaudio_runtime.bundle import Bundle
+from edgeaudio_runtime.features import MelSpec
+
+
+def render_card(bundle: Bundle, proof: Mapping[str, Any]) -> str:
+    """Markdown card of a bundle; ``proof`` is its certificate."""
+    sections = (
+        _head(bundle),
+        _hears(bundle),
+        _network(bundle),
+        _quality(proof),
+        _ladder(proof),
+        _data(bundle),
+        _sizes(bundle),
+    )
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def _head(bundle: Bundle) -> Iterator[str]:
+    yield f"# {bundle.name}"
+    yield ""
+    words = [label for label in bundle.labels if label not in bundle.background_labels and label != "<blank>"]
+    doing = "detects the keywords" if bundle.task == "keyword" else "transcribes the words"
+    yield f"An int8 network that {doing} {', '.join(words)} in a stream of audio."
+
+
+def _hears(bundle: Bundle) -> Iterator[str]:
+    spec = bundle.features
+    yield "## What it hears"
+    yield ""
+    yield f"- sample rate {spec.sample_rate} Hz, mono; window {spec.win_length} samples, hop {spec.hop_length}"
+    if isinstance(spec, MelSpec):
+        band = f"{spec.f_min:g} to {spec.f_max:g} Hz"
+        yield f"- {spec.n_mels} {spec.mel_scale} mels, {band}, log {spec.log}, floor {spec.log_floor:g}"
+    yield f"- feature specification `{spec.hash}`"
+
+
+def _network(bundle: Bundle) -> Iterator[str]:
+    network, provenance, hop = bundle.manifest.network, bundle.manifest.provenance, _frame_ms(bundle)
+    yield "## Network"
+    yield ""
+    yield f"- {provenance.get('architecture', 'network')}, {provenance.get('parameters', 0):,} parameters"
+    step_ms, latency_ms = network.step_frames * hop, network.latency_frames * hop
+    yield f"- one step is {network.step_frames} frames ({step_ms:g} ms), latency {latency_ms:g} ms"
+    yield f"- receptive field {network.receptive_field_frames * hop:g} ms, {len(network.states)} states"
+    quantization = bundle.manifest.quantization
+    calibration = quantization.calibration
+    yield (
+        f'- {quantization.method} by {quantization.backend}, requantization "{quantization.requantization}", ranges by '
+        f"{calibration.get('method')} over {calibration.get('clips')} clips"
+    )
+
+
+def _quality(proof: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Accuracy"
+    yield ""
+    task = proof.get("task")
+    if task is None:
+        yield "Not measured on labelled recordings yet; `edgeaudio parity BUNDLE --data DIR --write` does."
+        return
+    low, high = task["int8_ci95"]
+    units = f"{task['n_speakers']} speakers or clips without one"
+    yield f"{task['n']} clips of {task['data']} (split {task['split']}), {units}."
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| float | {task['float']:.2%} |"
+    yield f"| int8 | {task['int8']:.2%} (95 % by speaker: {low:.2%} to {high:.2%}) |"
+    low, high = task["ci95"]
+    interval = f"95 % by speaker: {100 * low:+.2f} to {100 * high:+.2f}"
+    yield f"| int8 - float | {100 * task['delta']:+.2f} points ({interval}) |"
+    yield f"| same answer | {task['agreement']:.2%} |"
+    for name, other in task.get("subsets", {}).items():
+        yield f"| int8 {name} | {other['int8']:.2%} ({other['n']} clips) |"
+    yield from _by_label(task.get("by_label", {}))
+
+
+def _by_label(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    if rows:
+        yield ""
+        yield "| label | clips | float | int8 |"
+        yield "|---|---|---|---|"
+    for label, row in rows.items():
+        yield f"| {label} | {row['n']} | {row['float']:.1%} | {row['int8']:.1%} |"
+
+
+def _ladder(proof: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Parity"
+    yield ""
+    yield "| stage | reference | candidate | compared | outside | worst | rule |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in proof["stages"]:
+        cells = (
+            row["name"],
+            row["reference"],
+            row["candidate"],
+            f"{row['compared']:,}",
+            f"{row['mismatches']:,}",
+            worst(row),
+        )
+        verdict = "" if row["passed"] else " **failed**"
+        yield "| " + " | ".join(cells) + f" | {row['tolerance']}{verdict} |"
+
+
+def worst(row: Mapping[str, Any]) -> str:
+    """Largest deviation of a stage, in the unit it was judged by."""
+    if "max_lsb" in row:
+        return f"{row['max_lsb']} codes"
+    if "at least" in row["tolerance"]:
+        return f"{row['sqnr_db']:.1f} dB" if "sqnr_db" in row else "equal"
+    return f"{row['max_abs_error']:.1e}" if "max_abs_error" in row else "-"
+
+
+def _data(bundle: Bundle) -> Iterator[str]:
+    yield "## Training data"
+    yield ""
+    for source in bundle.manifest.provenance.get("sources", []):
+        citation = f", {source['citation']}" if source.get("citation") else ""
+        yield f"- {source['name']}: {source['licence']}{citation}"
+    yield ""
+    yield "No recording of a person is in the bundle: its golden audio is synthesized."
+
+
+def _sizes(bundle: Bundle) -> Iterator[str]:
+    yield "## Files"
+    yield ""
+    yield "| file | engine | bytes |"
+    yield "|---|---|---|"
+    for artifact in bundle.manifest.artifacts:
+        yield f"| {artifact.path} | {artifact.engine or '-'} | {artifact.size:,} |"
+
+
+def _frame_ms(bundle: Bundle) -> float:
+    return 1000 * bundle.features.hop_length / bundle.features.sample_rate

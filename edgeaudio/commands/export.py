@@ -1,0 +1,58 @@
+"""``edgeaudio export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeaudio.commands.options import PathType, cache_option, echo_json, force_option, json_option
+from edgeaudio.parity.report import render_stages
+from edgeaudio.progress import progress_bar
+
+
+@click.command()
+@click.argument("model", type=PathType)
+@click.option("--output", type=PathType, required=True, help="Bundle directory to write.")
+@click.option("--data", "folder", type=PathType, help="Corpus to calibrate on, for a recipe that trains on recordings.")
+@click.option("--backend", type=click.Choice(["pt2e", "onnxruntime"]), default="pt2e", show_default=True)
+@click.option(
+    "--calibration", type=click.Choice(["mse", "minmax"]), help="How ranges are chosen; default: the recipe's."
+)
+@click.option("--clips", type=click.IntRange(min=1), help="Number of calibration clips; default: the recipe's.")
+@cache_option
+@force_option
+@json_option
+def export(
+    model: Path, output: Path, folder: Path | None, cache: Path | None, force: bool, as_json: bool, **choices: Any
+) -> None:
+    """Quantize MODEL, a checkpoint, and write a bundle with its certificate; exit 1 if it did not pass."""
+    document = run_export(model, output, folder, cache=cache, force=force, **choices)
+    if as_json:
+        echo_json(document)
+    else:
+        click.echo(render_stages(document))
+        click.echo(output)
+    raise SystemExit(0 if document["passed"] else 1)
+
+
+def run_export(
+    model: Path, output: Path, folder: Path | None, *, cache: Path | None = None, force: bool = False, **choices: Any
+) -> dict[str, Any]:
+    """Load the checkpoint and the clips of its recipe, then export."""
+    from edgeaudio.exporting import ExportChoices, export_bundle
+    from edgeaudio_models.checkpoint import load_checkpoint
+    from edgeaudio_models.corpora import default_cache_folder
+    from edgeaudio_models.recipe_data import load_training_data
+    from edgeaudio_runtime.staging import refuse_overwrite
+
+    refuse_overwrite(output, force=force)
+    checkpoint = load_checkpoint(model)
+    with progress_bar("loading clips") as progress:
+        data = load_training_data(
+            checkpoint.recipe, data_folder=folder, cache_folder=cache or default_cache_folder(), progress=progress
+        )
+    return export_bundle(
+        checkpoint, data.train, list(data.validation.waveforms), output, choices=ExportChoices(**choices), force=force
+    )

@@ -1,0 +1,226 @@
+"""From a checkpoint to a proven bundle: calibrate, quantize, write, climb the ladder; all in one staged directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio.card import render_card
+from edgeaudio.parity.certificate import certificate, write_certificate
+from edgeaudio.parity.ladder import TorchSide, run_ladder
+from edgeaudio.progress import progress_bar, say
+from edgeaudio_runtime.bundle import open_bundle
+from edgeaudio_runtime.features import FeatureSpec
+from edgeaudio_runtime.front_end import compute_features
+from edgeaudio_runtime.manifest import Quantization
+from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
+
+if TYPE_CHECKING:
+    from edgeaudio_export.quantize import Backend, QuantizedNetwork
+    from edgeaudio_models.checkpoint import Checkpoint
+    from edgeaudio_models.training_data import Examples
+
+Int16 = npt.NDArray[np.int16]
+Features = npt.NDArray[np.float32]
+
+CALIBRATION_LEVELS_DB = (0.0, -10.0, 6.0, -20.0)
+"""Levels the calibration clips are played at, in turn: a device does not hear at the level of the recordings."""
+CALIBRATION_SEED = 0
+LADDER_CLIPS = 32
+"""Validation clips the ladder is climbed on, beside the golden recording."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportChoices:
+    """What the caller of an export may choose."""
+
+    backend: Backend = "pt2e"
+    """"pt2e" or "onnxruntime"."""
+    calibration: str | None = None
+    """"mse" or "minmax"; None takes the recipe's."""
+    clips: int | None = None
+    """Number of calibration clips; None takes the recipe's."""
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    training: Examples,
+    probe: Sequence[Int16],
+    target: Path,
+    *,
+    choices: ExportChoices,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write a bundle with its certificate and card.
+
+    Args:
+        checkpoint: The trained network.
+        training: Clips it was trained on; some of them calibrate.
+        probe: Other clips, for the ladder.
+        target: Directory to write.
+        choices: Backend and calibration.
+        force: Replace ``target``.
+
+    Returns:
+        The certificate; the bundle is written even if it did not pass, so that it can be looked into.
+    """
+    refuse_overwrite(target, force=force)
+    quantized = _quantize(checkpoint, training, choices)
+    with staged_directory(target, force=force) as staged:
+        _write(staged, checkpoint, quantized)
+        bundle = open_bundle(staged)
+        say("climbing the parity ladder")
+        side = torch_side(checkpoint, simulation=quantized.simulate)
+        stages = run_ladder(bundle, probe[:LADDER_CLIPS], torch_side=side)
+        document = certificate(bundle, stages)
+        write_certificate(bundle, document, render_card(bundle, document))
+    return document
+
+
+def calibration_streams(spec: FeatureSpec, clips: Int16, *, n_clips: int, step_frames: int) -> list[Features]:
+    """Features ``[T, n_features]`` of clips drawn with a fixed seed, at :data:`CALIBRATION_LEVELS_DB` in turn."""
+    generator = np.random.default_rng(CALIBRATION_SEED)
+    chosen = generator.permutation(len(clips))[:n_clips]
+    streams = []
+    for turn, index in enumerate(chosen):
+        gain = 10 ** (CALIBRATION_LEVELS_DB[turn % len(CALIBRATION_LEVELS_DB)] / 20)
+        samples = np.clip(np.rint(clips[index] * gain), -32768, 32767).astype(np.int16)
+        streams.append(compute_features(spec, samples, multiple_of=step_frames))
+    return streams
+
+
+def torch_side(checkpoint: Checkpoint, *, simulation: Any = None) -> TorchSide:
+    """The float network of a checkpoint as functions on feature streams."""
+    import torch
+
+    module = checkpoint.module
+
+    def offline(features: Features) -> Features:
+        with torch.no_grad():
+            logits, _ = module(torch.from_numpy(features)[None], module.initial_state(1))
+        result: Features = logits[0].numpy()
+        return result
+
+    def streaming(features: Features) -> Features:
+        state, parts = module.initial_state(1), []
+        with torch.no_grad():
+            for step in torch.split(torch.from_numpy(features)[None], module.step_frames, dim=1):
+                logits, state = module(step, state)
+                parts.append(logits[0].numpy())
+        return np.concatenate(parts)
+
+    return TorchSide(offline=offline, streaming=streaming, simulation=simulation)
+
+
+def _quantize(checkpoint: Checkpoint, training: Examples, choices: ExportChoices) -> QuantizedNetwork:
+    from edgeaudio_export.calibration import CalibrationSpec
+    from edgeaudio_export.quantize import quantize_network
+
+    recipe = checkpoint.recipe.calibration
+    streams = calibration_streams(
+        checkpoint.features,
+        training.waveforms,
+        n_clips=choices.clips or recipe.clips,
+        step_frames=checkpoint.module.step_frames,
+    )
+    spec = CalibrationSpec(method=choices.calibration or recipe.method)  # type: ignore[arg-type]
+    say(f"quantizing {checkpoint.name} by {choices.backend}, {len(streams)} calibration clips, ranges by {spec.method}")
+    with progress_bar("calibrating") as progress:
+        return quantize_network(
+            checkpoint.module,
+            streams,
+            backend=choices.backend,
+            calibration=spec,
+            name=checkpoint.name,
+            progress=progress,
+        )
+
+
+def _write(directory: Path, checkpoint: Checkpoint, quantized: QuantizedNetwork) -> None:
+    from edgeaudio_export.bundle_writer import BundleContents, write_bundle
+    from edgeaudio_models.corpora import BACKGROUND_LABELS
+
+    module = checkpoint.module
+    contents = BundleContents(
+        name=checkpoint.name,
+        task=checkpoint.task,
+        labels=checkpoint.labels,
+        background_labels=tuple(label for label in checkpoint.labels if label in BACKGROUND_LABELS),
+        features=checkpoint.features,
+        graph=quantized.graph,
+        float_onnx=quantized.float_onnx,
+        latency_frames=module.latency_frames,
+        receptive_field_frames=module.receptive_field_frames,
+        window_frames=checkpoint.window_frames,
+        quantization=_quantization(quantized),
+        decoding=_decoding(checkpoint),
+        provenance=_provenance(checkpoint),
+        golden_samples=golden_samples(checkpoint.labels, checkpoint.features.sample_rate),
+    )
+    write_bundle(directory, contents)
+
+
+def _quantization(quantized: QuantizedNetwork) -> Quantization:
+    return Quantization(
+        backend=quantized.backend,
+        method="static_w8a8",
+        calibration={
+            **quantized.calibration.to_dict(),
+            "seed": CALIBRATION_SEED,
+            "levels_db": list(CALIBRATION_LEVELS_DB),
+        },
+        requantization=quantized.graph.requantization,
+    )
+
+
+def _decoding(checkpoint: Checkpoint) -> dict[str, Any]:
+    if checkpoint.task == "keyword":
+        from edgeaudio_runtime.detector import DetectorConfig
+
+        return DetectorConfig.from_dict({"schema_version": 1, **checkpoint.recipe.detector}).to_dict()
+    from edgeaudio_runtime.ctc_decoder import DecoderConfig
+
+    return DecoderConfig().to_dict()
+
+
+def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    from edgeaudio_models.recipe_text import format_recipe
+
+    return {
+        **checkpoint.provenance,
+        "recipe": format_recipe(checkpoint.recipe),
+        "architecture": checkpoint.architecture,
+        "parameters": sum(weight.numel() for weight in checkpoint.module.parameters()),
+        "training_metrics": dict(checkpoint.metrics),
+        "edgeaudio": metadata.version("edgeaudio"),
+    }
+
+
+def golden_samples(labels: Sequence[str], sample_rate: int) -> Int16:
+    """What the self-test replays: words of the model said by SVOX Pico where it is installed, else sweeps and noise.
+
+    No recording of a person travels in a bundle.
+    """
+    from edgeaudio_models.corpora import BACKGROUND_LABELS
+    from edgeaudio_models.errors import SynthesisError
+    from edgeaudio_models.synthesis import synthesize_scene
+
+    words = [label for label in labels if label not in BACKGROUND_LABELS and label.isalpha()]
+    try:
+        return synthesize_scene(words[:3] or ["hello"], gap_s=0.7, seed=1, sample_rate=sample_rate).samples
+    except SynthesisError:
+        return _sweep(sample_rate)
+
+
+def _sweep(sample_rate: int, seconds: float = 3.0) -> Int16:
+    time = np.arange(int(sample_rate * seconds)) / sample_rate
+    tone = np.sin(2 * np.pi * (80 + 600 * time) * time) * np.clip(np.sin(2 * np.pi * 2 * time), 0, 1)
+    noise = np.random.default_rng(0).standard_normal(len(time))
+    samples: Int16 = np.rint(8000 * tone + 60 * noise).astype(np.int16)
+    return samples

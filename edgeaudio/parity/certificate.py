@@ -1,0 +1,102 @@
+"""The certificate: what was proven about a bundle, and the digests of what it was proven about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from edgeaudio.parity.stages import Stage
+from edgeaudio.parity.statistics import TaskResult
+from edgeaudio_runtime.bundle import Bundle
+from edgeaudio_runtime.staging import OutputError, staged_file
+
+CERTIFICATE_SCHEMA_VERSION = 1
+_PACKAGES = (
+    "edgeaudio",
+    "edgeaudio-runtime",
+    "numpy",
+    "torch",
+    "torchao",
+    "onnx",
+    "onnxruntime",
+    "ai-edge-litert",
+    "librosa",
+)
+
+
+def certificate(
+    bundle: Bundle,
+    stages: Sequence[Stage],
+    *,
+    task: TaskResult | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The JSON form of a proof.
+
+    Args:
+        bundle: What was proven.
+        stages: The rungs that ran.
+        task: Float against int8 on labelled clips, if there were any.
+        details: More about the task: data, split, accuracy by label.
+
+    Rungs that need the training side and were proven when the same files were exported are kept from the bundle's
+    certificate, as long as its digests still hold.
+    """
+    rows = [*_kept(bundle, {stage.name for stage in stages}), *(stage.to_dict() for stage in stages)]
+    return {
+        "schema_version": CERTIFICATE_SCHEMA_VERSION,
+        "bundle": bundle.name,
+        "passed": all(row["passed"] for row in rows),
+        "stages": rows,
+        "task": None if task is None else {**task.to_dict(), **(details or {})},
+        "covers": covered_digests(bundle),
+        "environment": environment(),
+    }
+
+
+def covered_digests(bundle: Bundle) -> dict[str, str]:
+    """SHA-256 of the manifest, the detector or decoder, and every artifact."""
+    decoding = "detector.json" if bundle.task == "keyword" else "decoder.json"
+    digests = {name: hashlib.sha256(bundle.read_unlisted(name)).hexdigest() for name in ("manifest.json", decoding)}
+    return {**digests, **{artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}}
+
+
+def environment() -> dict[str, str]:
+    """Versions of what computed."""
+    versions = {name: _version(name) for name in _PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{k: v for k, v in versions.items() if v},
+    }
+
+
+def write_certificate(bundle: Bundle, document: Mapping[str, Any], card: str) -> None:
+    """Put ``parity.json`` and ``card.md`` into a bundle directory, each whole.
+
+    Raises:
+        OutputError: The bundle is packed.
+    """
+    if not bundle.path.is_dir():
+        raise OutputError(f"{bundle.path} is packed; unpack it to write its certificate")
+    for name, text in (("parity.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n"), ("card.md", card)):
+        with staged_file(bundle.path / name) as path:
+            path.write_text(text, encoding="utf-8")
+
+
+def _kept(bundle: Bundle, done: set[str]) -> list[dict[str, Any]]:
+    earlier = bundle.parity
+    if earlier is None or earlier.get("covers") != covered_digests(bundle):
+        return []
+    return [dict(stage) for stage in earlier["stages"] if stage["name"] not in done]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

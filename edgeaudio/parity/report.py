@@ -1,0 +1,31 @@
+"""The certificate as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgeaudio.card import worst
+
+
+def render_stages(document: Mapping[str, Any]) -> str:
+    """A table for people: one line a stage, the task below, the verdict last."""
+    lines = [f"{'':6s}{'stage':24s}{'compared':>12s}{'outside':>9s}  {'worst':12s}rule"]
+    for row in document["stages"]:
+        verdict, counts = "ok" if row["passed"] else "FAILED", f"{row['compared']:12,d}{row['mismatches']:9,d}"
+        lines.append(f"{verdict:6s}{row['name']:24s}{counts}  {worst(row):12s}{row['tolerance']}")
+    if document.get("task"):
+        lines += _task(document["task"])
+    lines.append("passed" if document["passed"] else "did not pass")
+    return "\n".join(lines)
+
+
+def _task(task: Mapping[str, Any]) -> Iterator[str]:
+    low, high = task["ci95"]
+    yield (
+        f"{task['metric']} on {task['n']} clips: float {task['float']:.2%}, int8 {task['int8']:.2%}, "
+        f"difference {100 * task['delta']:+.2f} points (95 % by speaker {100 * low:+.2f} to {100 * high:+.2f}), "
+        f"same answer {task['agreement']:.2%}"
+    )
+    for name, other in task.get("subsets", {}).items():
+        yield f"  {name}: float {other['float']:.2%}, int8 {other['int8']:.2%} on {other['n']} clips"
