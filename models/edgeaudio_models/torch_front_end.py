@@ -15,7 +15,6 @@ from edgeaudio_runtime.features import FeatureSpec, MelSpec
 from edgeaudio_runtime.front_end import mel_spec_of
 from edgeaudio_runtime.whole_recording import end_of_frames, padded_frames
 
-
 BLOCK_CLIPS = 16
 """Clips computed at once: the frames of a whole batch would leave the cache, which doubles the time."""
 
@@ -70,9 +69,10 @@ class TorchFrontEnd(nn.Module):
                 " divide int16 by 32768"
             )
         n_frames = padded_frames(self.spec, samples.shape[1], self.multiple_of)
-        if not n_frames:
-            return samples.new_zeros(samples.shape[0], 0, self.spec.n_features)
-        return torch.cat([self._features(block, n_frames) for block in samples.split(BLOCK_CLIPS)])
+        if not n_frames or not len(samples):
+            return samples.new_zeros(len(samples), n_frames, self.spec.n_features)
+        blocks = (samples[first : first + BLOCK_CLIPS] for first in range(0, len(samples), BLOCK_CLIPS))
+        return torch.cat([self._features(block, n_frames) for block in blocks])
 
     def _features(self, samples: Tensor, n_frames: int) -> Tensor:
         signal = self._normalize_utterance(samples.to(self._window.dtype))
