@@ -21,7 +21,6 @@ from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.recipe_text import format_recipe
 from edgeaudio_models.sampler import draw_epoch, sampling_weights
 from edgeaudio_models.schedule import learning_rate
-from edgeaudio_models.step_front_end import StepFrontEnd
 from edgeaudio_models.streaming import StreamingModule
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import TrainingData
@@ -114,7 +113,7 @@ class _Run:
             **recipe.model.parameters, "n_features": spec.n_features, "n_labels": len(recipe.corpus.labels),
         }))
         self.module = _fresh_module(recipe, self.config)
-        front_end = StepFrontEnd(spec, step_frames=self.module.step_frames, compute=TorchFrontEnd(spec))
+        front_end = TorchFrontEnd(spec, multiple_of=self.module.step_frames)
         self.task: TrainingTask = TASKS[recipe.task](recipe, data, front_end)
         self.optimizer = _optimizer(self.module, recipe)
         self.average = ExponentialAverage(self.module, decay=recipe.training.ema_decay)

@@ -15,8 +15,8 @@ from edgeaudio_models.ctc import BLANK
 from edgeaudio_models.evaluation import clip_features, keyword_metrics, last_logits, string_error_rate
 from edgeaudio_models.losses import ctc_loss, keyword_loss
 from edgeaudio_models.recipe import Recipe
-from edgeaudio_models.step_front_end import StepFrontEnd
 from edgeaudio_models.streaming import StreamingModule, run_from_reset
+from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.waveform_batches import (
     Strings,
@@ -27,6 +27,7 @@ from edgeaudio_models.waveform_batches import (
     noise_bed,
     voiced_spans,
 )
+from edgeaudio_runtime.whole_recording import padded_frames
 
 SILENCE = "_silence_"
 VALIDATION_STRINGS = 200
@@ -39,7 +40,7 @@ class TrainingTask(ABC):
     metric: str
     """Name of the figure in :meth:`evaluate` that chooses the best epoch; the larger the better."""
 
-    def __init__(self, recipe: Recipe, data: TrainingData, front_end: StepFrontEnd) -> None:
+    def __init__(self, recipe: Recipe, data: TrainingData, front_end: TorchFrontEnd) -> None:
         self.recipe = recipe
         self.front_end = front_end
         self.sample_rate = front_end.spec.sample_rate
@@ -69,7 +70,7 @@ class KeywordTask(TrainingTask):
 
     metric = "macro_accuracy"
 
-    def __init__(self, recipe: Recipe, data: TrainingData, front_end: StepFrontEnd) -> None:
+    def __init__(self, recipe: Recipe, data: TrainingData, front_end: TorchFrontEnd) -> None:
         super().__init__(recipe, data, front_end)
         labels = recipe.corpus.labels
         data.check_labels(len(labels))
@@ -102,7 +103,7 @@ class CtcTask(TrainingTask):
 
     metric = "label_correctness"
 
-    def __init__(self, recipe: Recipe, data: TrainingData, front_end: StepFrontEnd) -> None:
+    def __init__(self, recipe: Recipe, data: TrainingData, front_end: TorchFrontEnd) -> None:
         super().__init__(recipe, data, front_end)
         data.check_labels(len(recipe.corpus.labels), first=BLANK + 1)
         self.clips, self.spans = _trimmed(data.train)
@@ -131,11 +132,16 @@ class CtcTask(TrainingTask):
         everything = torch.full_like(strings.n_samples, logits.shape[1])
         return ctc_loss(logits, everything, strings.targets, strings.target_lengths)
 
+    def _n_outputs(self, n_samples: Tensor, module: StreamingModule) -> Tensor:
+        """Outputs that belong to strings of these lengths, the last step of each filled with silence."""
+        frames = [padded_frames(self.front_end.spec, n, module.step_frames) for n in n_samples.tolist()]
+        return n_samples.new_tensor(frames) // module.step_frames * module.outputs_per_step
+
     def evaluate(self, module: StreamingModule) -> dict[str, Any]:
         """See :meth:`TrainingTask.evaluate`."""
         rate = string_error_rate(
             module, self.front_end, self.validation,
-            outputs_of=lambda n_samples: self.front_end.n_outputs(n_samples, module.outputs_per_step),
+            outputs_of=lambda n_samples: self._n_outputs(n_samples, module),
         )
         return {"label_error_rate": rate, "label_correctness": 1.0 - rate, "n_strings": VALIDATION_STRINGS}
 
