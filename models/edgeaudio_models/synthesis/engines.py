@@ -34,8 +34,26 @@ ESPEAK_VARIANTS = (
 COMMAND_TIMEOUT_S = 60.0
 
 
-class PicoSynthesizer:
-    """SVOX Pico through py-nanotts: two English voices, deterministic, Apache-2.0."""
+class _EngineSynthesizer:
+    """What the engines have in common: a process that is started at the first word, and anew after a crash."""
+
+    name: str
+    voices: tuple[str, ...]
+    _process: EngineProcess | None = None
+
+    def synthesize(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> tuple[Int16, int]:
+        """Speak: int16 ``[n_samples]`` and their rate in Hz; see ``Synthesizer``."""
+        _check(self.name, self.voices, text, voice, rate, pitch)
+        if self._process is None or not self._process.alive:
+            self._process = EngineProcess(self.name)
+        return _spoken(self.name, text, self._process.ask(text=text, voice=voice, rate=rate, pitch=pitch))
+
+
+class PicoSynthesizer(_EngineSynthesizer):
+    """SVOX Pico through py-nanotts: two English voices, deterministic, Apache-2.0.
+
+    Rates from 0.2 to 5 and pitches from 0.5 to 2 are possible; the engine clips others.
+    """
 
     name = "pico"
     voices = PICO_VOICES
@@ -45,17 +63,13 @@ class PicoSynthesizer:
     def __init__(self) -> None:
         """Raise SynthesisError where the ``synthesis`` extra is not installed."""
         _require("py_nanotts", "py-nanotts")
-        self._process: EngineProcess | None = None
-
-    def synthesize(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> tuple[Int16, int]:
-        """Speak; rate within 0.2 to 5, pitch within 0.5 to 2 of the voice's own."""
-        _check(self.name, self.voices, text, voice, rate, pitch)
-        self._process = self._process or EngineProcess(self.name)
-        return _spoken(self.name, text, self._process.ask(text=text, voice=voice, rate=rate, pitch=pitch))
 
 
-class EspeakSynthesizer:
-    """espeak-ng through espeakng-loader: English accents times variants as ``en-us+f3``; GPL-3.0, not deterministic."""
+class EspeakSynthesizer(_EngineSynthesizer):
+    """espeak-ng through espeakng-loader: English accents times variants as ``en-us+f3``; GPL-3.0, not deterministic.
+
+    Rates from 0.46 to 2.5 (80 to 450 words a minute) and pitches up to 2 are possible; the engine clips others.
+    """
 
     name = "espeak-ng"
     voices = tuple(f"{accent}+{variant}" for variant in ESPEAK_VARIANTS for accent in ESPEAK_ACCENTS)
@@ -65,13 +79,6 @@ class EspeakSynthesizer:
     def __init__(self) -> None:
         """Raise SynthesisError where the ``synthesis`` extra is not installed."""
         _require("espeakng_loader", "espeakng-loader")
-        self._process: EngineProcess | None = None
-
-    def synthesize(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> tuple[Int16, int]:
-        """Speak; rate within 0.46 to 2.5 (80 to 450 words a minute), pitch within 0 to 2 of the voice's own."""
-        _check(self.name, self.voices, text, voice, rate, pitch)
-        self._process = self._process or EngineProcess(self.name)
-        return _spoken(self.name, text, self._process.ask(text=text, voice=voice, rate=rate, pitch=pitch))
 
 
 class CommandSynthesizer:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,11 @@ class EngineProcess:
             raise SynthesisError(f"{self._engine}: {header['error']} for text={request.get('text')!r}")
         return self._read_samples(header["n_samples"]), header["sample_rate"]
 
+    @property
+    def alive(self) -> bool:
+        """Whether the worker can still be asked."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the worker."""
         self._finalizer()
@@ -88,9 +94,8 @@ class EngineProcess:
 
 
 def _end(process: subprocess.Popen[bytes], stderr: Any) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
     process.kill()
     process.wait(timeout=10)
-    stderr.close()
+    for stream in filter(None, (process.stdin, process.stdout, stderr)):
+        with suppress(BrokenPipeError):  # a process that died did not read all
+            stream.close()
