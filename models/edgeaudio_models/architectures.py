@@ -25,10 +25,12 @@ class Architecture:
     """Module with fresh weights from a value of ``config_type``."""
 
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({
-    "ds_tc_resnet": Architecture(task="keyword", config_type=DsTcResNetConfig, build=DsTcResNet),
-    "ctc_net": Architecture(task="ctc", config_type=CtcNetConfig, build=CtcNet),
-})
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "ds_tc_resnet": Architecture(task="keyword", config_type=DsTcResNetConfig, build=DsTcResNet),
+        "ctc_net": Architecture(task="ctc", config_type=CtcNetConfig, build=CtcNet),
+    }
+)
 """By the name that recipes and checkpoints use."""
 
 

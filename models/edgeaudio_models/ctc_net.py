@@ -66,7 +66,8 @@ class CtcNet(StreamingModule):
         )
         self.state_names = ("stem", "subsample", *(f"block_{i}" for i in range(len(config.kernel_sizes))))
         self.state_shapes = (
-            self.stem.state_shape, self.subsample.depthwise.state_shape,
+            self.stem.state_shape,
+            self.subsample.depthwise.state_shape,
             *((channels, size - 1) for size in config.kernel_sizes),
         )
 

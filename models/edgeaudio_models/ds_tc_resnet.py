@@ -76,7 +76,9 @@ class DsTcResNet(StreamingModule):
         )
         self.state_names = ("stem", *(f"block_{i}" for i in range(len(config.kernel_sizes))), "average")
         self.state_shapes = (
-            self.stem.state_shape, *((channels, size - 1) for size in config.kernel_sizes), self.average.state_shape,
+            self.stem.state_shape,
+            *((channels, size - 1) for size in config.kernel_sizes),
+            self.average.state_shape,
         )
 
     def forward(self, features: Tensor, state: State) -> tuple[Tensor, State]:

@@ -27,14 +27,27 @@ class StreamingConv(nn.Module):
     """
 
     def __init__(
-        self, n_inputs: int, n_outputs: int, *, kernel_size: int, stride: int = 1, dilation: int = 1, groups: int = 1,
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         self.state_shape = (n_inputs, dilation * (kernel_size - 1) - (stride - 1))
         if self.state_shape[1] < 1:
             raise SpecError(f"kernel_size={kernel_size} must exceed stride={stride}, or there is no past to carry")
         self.conv = nn.Conv1d(
-            n_inputs, n_outputs, kernel_size, stride=stride, dilation=dilation, groups=groups, bias=False,
+            n_inputs,
+            n_outputs,
+            kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
         )
         self.batch_norm = nn.BatchNorm1d(n_outputs)
 

@@ -88,19 +88,23 @@ def _check_shapes(module: StreamingModule, features: Tensor) -> None:
     if not len(module.state_names) == len(set(module.state_names)) == len(module.state_shapes) == len(state):
         counts = f"{len(set(module.state_names))} state_names, {len(module.state_shapes)} state_shapes, {len(state)}"
         raise ContractError(f"{counts} states: one distinct name and one shape is needed for each state")
+    if any(torch.count_nonzero(tensor) for tensor in state):
+        raise ContractError("the initial state must be 0 everywhere, which is the zero point in int8")
+    _check_state_shapes(module, state, batch, "initial")
     logits, after = module(features, state)
+    _check_state_shapes(module, after, batch, "new")
     expected = (batch, features.shape[1] // module.step_frames * module.outputs_per_step, module.n_labels)
     if tuple(logits.shape) != expected:
         raise ContractError(f"logits of shape {list(logits.shape)} must be {list(expected)}")
-    if len(after) != len(state):
-        raise ContractError(f"forward returned {len(after)} states, it was given {len(state)}")
-    for name, size, before, now in zip(module.state_names, module.state_shapes, state, after, strict=True):
-        if torch.count_nonzero(before):
-            raise ContractError(f"state {name!r}: the initial state must be 0, which is the zero point in int8")
-        for tensor, who in ((before, "initial"), (now, "new")):
-            if tuple(tensor.shape) != (batch, *size):
-                shape = list(tensor.shape)
-                raise ContractError(f"state {name!r}: the {who} state has shape {shape}, declared is {[batch, *size]}")
+
+
+def _check_state_shapes(module: StreamingModule, state: State, batch: int, which: str) -> None:
+    if len(state) != len(module.state_names):
+        raise ContractError(f"forward returned {len(state)} states, it was given {len(module.state_names)}")
+    for name, size, tensor in zip(module.state_names, module.state_shapes, state, strict=True):
+        if tuple(tensor.shape) != (batch, *size):
+            found = f"the {which} state has shape {list(tensor.shape)}"
+            raise ContractError(f"state {name!r}: {found}, declared is {[batch, *size]}")
 
 
 def _check_purity(module: StreamingModule, features: Tensor) -> None:
