@@ -101,9 +101,9 @@ class KeywordDetector:
     the network's averaging window and a margin: the heaviest stretch above a level between floor and peak, gaps of up
     to 0.1 s bridged, that is no part of an earlier event (``extent.active_region``). The event is reported as soon as
     this stretch has ended (0.1 s of quiet), another label fires, or ``settle_s`` are over since the crossing;
-    ``detected_s`` is the end of the last sample heard by then. Without contrast, or without activity, it is reported at once and the word put
-    between the output at which the smoothed probability began to rise (after the last one below a tenth of the score)
-    and the crossing, both moved back by half the smoothing.
+    ``detected_s`` is the end of the last sample heard by then. Without contrast, or without activity, it is reported at
+    once and the word put between the output at which the smoothed probability began to rise (after the last one below a
+    tenth of the score) and the crossing, both moved back by half the smoothing.
 
     Memory is constant; cutting the same outputs into other calls changes nothing, bit for bit.
     """
@@ -227,7 +227,7 @@ class KeywordDetector:
     def _decide(
         self, row: int, n_later: int, score: Float64, above: npt.NDArray[np.bool_], events: list[KeywordEvent]
     ) -> None:
-        """One output: let labels go, fire, report what waited long enough; ``n_later`` outputs follow in the buffers."""
+        """One output: let go, fire, report what waited long enough; ``n_later`` outputs follow in the buffers."""
         output = self._n_outputs + row
         self._latched &= score >= self._config.release
         best = int(score.argmax())
