@@ -8,6 +8,7 @@ operation and its QuantizeLinear. Inside, tensors are ``[N, C, T, F]``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +18,7 @@ import onnx
 from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
 from edgeaudio_runtime.graph_shapes import slice_bounds
 from edgeaudio_runtime.quantization import QuantParams
+from edgeaudio_runtime.requantization import float_multiplier
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeaudio_export.errors import ExportError
@@ -122,17 +124,18 @@ class _Writer:
             scale, zero = scale.reshape(()), zero.reshape(())
         return self.constant(f"{label}/scale", scale), self.constant(f"{label}/zero_point", zero)
 
-    def finish(self, op: Op, real: str) -> None:
-        """From the float result of an operation to its output tensor, with its relu."""
+    def finish(self, op: Op, real: str, quant: QuantParams | None = None) -> None:
+        """From the float result of an operation to its output tensor, with its relu; ``quant`` where the unit is another."""
         output = self.graph.tensors[op.outputs[0]]
+        quant = quant or output.quant
         relu = bool(op.attrs.get("relu"))
-        if output.quant is None:
+        if quant is None:
             self.names[output.name] = self.node("Relu", [real], output.name) if relu else real
-        elif relu and output.quant.zero_point > output.quant.low:
-            codes = self.quantize(real, output.quant, f"{output.name}/unclipped")
-            self.clip(codes, output.name, output.dtype, output.quant.zero_point, output.quant.high)
+        elif relu and quant.zero_point > quant.low:
+            codes = self.quantize(real, quant, f"{output.name}/unclipped")
+            self.clip(codes, output.name, output.dtype, quant.zero_point, quant.high)
         else:
-            self.quantize(real, output.quant, output.name)
+            self.quantize(real, quant, output.name)
 
     def clip(self, codes: str, output: str, dtype: str, low: int, high: int) -> None:
         limits = [self.constant(f"{output}/low", np.asarray(low, dtype)), self.constant(f"{output}/high", np.asarray(high, dtype))]
@@ -241,6 +244,22 @@ def _real(kind: str, **attributes: Any) -> Callable[[_Writer, Op], None]:
     return emit
 
 
+def _mul(writer: _Writer, op: Op) -> None:
+    """The integer product times one float32 multiplier, spelled out: DQ, Mul, Q rounds in another order on exact ties."""
+    first, second, output = (writer.graph.tensors[name] for name in (*op.inputs, *op.outputs))
+    if first.quant is None or second.quant is None or output.quant is None:
+        _real("Mul")(writer, op)
+        return
+    label = output.name
+    centred = [
+        writer.dequantize(writer.value(tensor.name), replace(tensor.quant, scale=(1.0,)), f"{label}/centred_{i}")
+        for i, tensor in enumerate((first, second)) if tensor.quant is not None]
+    product = writer.node("Mul", centred, f"{label}/product")
+    multiplier = float_multiplier(first.quant.scale[0], second.quant.scale[0], output.quant.scale[0])
+    scaled = writer.node("Mul", [product, writer.constant(f"{label}/multiplier", multiplier)], f"{label}/scaled")
+    writer.finish(op, scaled, replace(output.quant, scale=(1.0,)))
+
+
 def _quantize(writer: _Writer, op: Op) -> None:
     quant = writer.graph.tensors[op.outputs[0]].quant
     assert quant is not None
@@ -258,7 +277,7 @@ _EMITTERS: Mapping[str, Callable[[_Writer, Op], None]] = MappingProxyType({
     "fully_connected": _fully_connected,
     "add": _real("Add"),
     "sub": _real("Sub"),
-    "mul": _real("Mul"),
+    "mul": _mul,
     "mean_frequency": _mean_frequency,
     "merge_frequency": _merge_frequency,
     "concat": _concat,
