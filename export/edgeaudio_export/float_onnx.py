@@ -11,7 +11,8 @@ import onnx
 import torch
 from torch.fx import GraphModule
 
-from edgeaudio_export.step_graph import OPSET, StepGraph, quiet_torch
+from edgeaudio_export.quiet import quiet_torch
+from edgeaudio_export.step_graph import OPSET, StepGraph
 
 
 def input_names(n_states: int) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchao.quantization.pt2e.observer import ObserverBase
 
 from edgeaudio_export.calibration import Method, StreamingHistogram, weight_scales
+from edgeaudio_export.torchao_pt2e import ObserverBase
 
 
 class HistogramObserver(ObserverBase):  # type: ignore[misc]

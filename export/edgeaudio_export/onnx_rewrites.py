@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -32,12 +35,16 @@ def linear_to_conv(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.extend(_pointwise(graph, node, weights[node.input[1]], bias, output))
     del graph.node[:]
     graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    kept = [initializer for initializer in graph.initializer if initializer.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
     return copy
 
 
 def _bias(
-    node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], weights: dict[str, np.ndarray]
-) -> tuple[str, str]:  # type: ignore[type-arg]
+    node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], weights: dict[str, npt.NDArray[Any]]
+) -> tuple[str, str]:
     """Name of the bias that an Add alone brings, "" without one, and the edge that then holds the result."""
     users = readers.get(node.output[0], [])
     if len(users) == 1 and users[0].op_type == "Add":
@@ -48,8 +55,8 @@ def _bias(
 
 
 def _pointwise(
-    graph: onnx.GraphProto, node: onnx.NodeProto, weight: np.ndarray, bias: str, output: str
-) -> list[onnx.NodeProto]:  # type: ignore[type-arg]
+    graph: onnx.GraphProto, node: onnx.NodeProto, weight: npt.NDArray[Any], bias: str, output: str
+) -> list[onnx.NodeProto]:
     name = f"{node.name}_pointwise"
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight.T[:, :, None]), f"{name}_weight"))
     inputs = [f"{name}_in", f"{name}_weight", *([bias] if bias else [])]

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from edgeaudio_export.calibration import CalibrationFacts, CalibrationSpec, StreamingHistogram, weight_scales
 from edgeaudio_export.onnx_rewrites import linear_to_conv
+from edgeaudio_export.onnx_runner import OnnxRunner
+from edgeaudio_export.quiet import quiet_root
 from edgeaudio_export.step_graph import Features, Progress, StepGraph
 from edgeaudio_export.ties import Ties
 from edgeaudio_runtime.quantization import QuantParams
@@ -43,7 +44,7 @@ class OnnxRuntimeResult:
     """The model that ONNX Runtime wrote."""
     facts: CalibrationFacts
     """How its ranges were found."""
-    runner: ModelRunner
+    runner: OnnxRunner
     """The QDQ model, run as it is written."""
 
     def simulate(self, features: Features) -> Features:
@@ -74,7 +75,7 @@ def quantize_with_onnxruntime(
         frames=sum(map(len, streams)),
         ranges=ranges,
     )
-    return OnnxRuntimeResult(qdq=qdq, facts=facts, runner=ModelRunner(qdq, step))
+    return OnnxRuntimeResult(qdq=qdq, facts=facts, runner=OnnxRunner(qdq, step.network))
 
 
 class EdgeTies:
@@ -82,69 +83,39 @@ class EdgeTies:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
-        readers = Counter(name for node in graph.node for name in node.input)
-        constants = {i.name for i in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
-        relu_inputs = {n.input[0] for n in graph.node if n.op_type == "Relu"}
-        outputs = {o.name for o in graph.output}
         self._ties: Ties[str] = Ties()
-        self.edges: list[str] = [i.name for i in graph.input if i.name not in constants]
-        self.unseen: set[str] = set()
-        self.fixed: dict[str, QuantParams] = {}
+        self.constants = {i.name for i in graph.initializer} | {
+            n.output[0] for n in graph.node if n.op_type == "Constant"
+        }
+        nodes = [node for node in graph.node if node.op_type != "Constant"]
+        self.edges = [i.name for i in graph.input] + [node.output[0] for node in nodes]
         for edge in self.edges:
             self._ties.add(edge)
-        for node in graph.node:
-            if node.op_type == "Constant":
-                continue
-            output = node.output[0]
-            self.edges.append(output)
-            self._ties.add(output)
-            if output in relu_inputs and readers[output] == 1 and output not in outputs:
-                self.unseen.add(output)
-            if node.op_type in TIED:
-                for name in node.input:
-                    if name not in constants:
-                        self._ties.tie(name, output)
-        for before, after in zip(graph.input, graph.output, strict=True):
-            if before.name != "features":
-                self._ties.tie(before.name, after.name)
-        for node in graph.node:
-            if node.op_type in FIXED:
-                self.fixed[self.leader(node.output[0])] = FIXED[node.op_type]
+        for node in nodes:
+            self._tie(node)
+        for before, after in zip(list(graph.input)[1:], list(graph.output)[1:], strict=True):
+            self._ties.tie(before.name, after.name)
+        self.unseen = _before_relu(graph)
+        self.fixed = {self.leader(n.output[0]): FIXED[n.op_type] for n in nodes if n.op_type in FIXED}
+
+    def _tie(self, node: onnx.NodeProto) -> None:
+        if node.op_type in TIED:
+            for name in node.input:
+                if name not in self.constants:
+                    self._ties.tie(name, node.output[0])
 
     def leader(self, edge: str) -> str:
         """The first edge of the group."""
         return self._ties.leader(edge)
 
 
-class ModelRunner:
-    """A step model with states, run stream by stream in ONNX Runtime without graph optimizations."""
-
-    def __init__(self, model: onnx.ModelProto, step: StepGraph) -> None:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        self._step = step
-        self.inputs = [i.name for i in self._session.get_inputs()]
-        self.outputs = [o.name for o in self._session.get_outputs()]
-
-    def run_steps(self, features: Features) -> Any:
-        """Yield all outputs of every step of one stream, from reset; a generator."""
-        frames = self._step.network.step_frames
-        states = [s.numpy() for s in self._step.network.initial_state(1)]
-        for begin in range(0, len(features), frames):
-            feed = dict(zip(self.inputs, [features[None, begin : begin + frames], *states], strict=True))
-            results = self._session.run(None, feed)
-            states = results[1 : len(states) + 1]
-            yield feed, results
-
-    def run_stream(self, features: Features) -> Features:
-        """Logits ``[T_out, n_labels]``."""
-        parts = [results[0][0] for _, results in self.run_steps(features)]
-        return np.concatenate(parts) if parts else np.zeros((0, self._step.network.n_labels), dtype=np.float32)
+def _before_relu(graph: onnx.GraphProto) -> set[str]:
+    """Edges that a relu alone reads: their codes below the zero point are clamped, so their values do not count."""
+    readers = Counter(name for node in graph.node for name in node.input)
+    outputs = {o.name for o in graph.output}
+    relus = {node.input[0] for node in graph.node if node.op_type == "Relu"}
+    made = {node.output[0] for node in graph.node if node.op_type in ("Conv", "Add", "Sub", "Mul")}
+    return {edge for edge in relus & made if readers[edge] == 1 and edge not in outputs}
 
 
 def collect(
@@ -165,18 +136,15 @@ def collect(
         if e not in known and e not in ties.unseen and e not in {i.name for i in model.graph.input}
     ]
     watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner)
-    runner = ModelRunner(watched, step)
-    histograms = {
-        leader: StreamingHistogram(leader, spec.n_bins)
-        for leader in map(ties.leader, ties.edges)
-        if leader not in ties.fixed
-    }
+    runner = OnnxRunner(watched, step.network)
+    leaders = [ties.leader(edge) for edge in ties.edges]
+    histograms = {leader: StreamingHistogram(leader, spec.n_bins) for leader in leaders if leader not in ties.fixed}
     total, done = sum(len(s) // step.network.step_frames for s in streams), 0
     for stream in streams:
-        for feed, results in runner.run_steps(stream):
-            for name, values in [*feed.items(), *zip(runner.outputs, results, strict=True)]:
+        for values in runner.steps(stream):
+            for name, value in values.items():
                 if ties.leader(name) in histograms:
-                    histograms[ties.leader(name)].observe(values)
+                    histograms[ties.leader(name)].observe(value)
             done += 1
         if progress is not None:
             progress(done, total)
@@ -188,7 +156,7 @@ def _quantize(model: onnx.ModelProto, overrides: Mapping[str, Any], step: StepGr
     names = [i.name for i in model.graph.input]
     reader = _OneStep(dict(zip(names, [features.numpy(), *(s.numpy() for s in states)], strict=True)))
     # ONNX Runtime's calibration prints on stdout, which belongs to results.
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), quiet_root(_ADVICE):
         path = Path(folder) / "qdq.onnx"
         quantize_static(
             model,
@@ -208,6 +176,10 @@ def _quantize(model: onnx.ModelProto, overrides: Mapping[str, Any], step: StepGr
             },
         )
         return onnx.load(str(path))
+
+
+_ADVICE = "pre-processing before quantization"
+"""Shape inference and fusion of batch norms, which the float model has behind it."""
 
 
 class _OneStep(CalibrationDataReader):  # type: ignore[misc]

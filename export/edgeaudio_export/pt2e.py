@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from edgeaudio_export import operations
 from edgeaudio_export.calibration import CalibrationFacts, CalibrationSpec
@@ -17,16 +16,17 @@ from edgeaudio_export.checks import place
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.float_onnx import to_onnx
 from edgeaudio_export.quantizer import StreamingQuantizer
+from edgeaudio_export.quiet import quiet_torch
 from edgeaudio_export.step_graph import (
     Features,
     Progress,
     StepGraph,
     add_constant,
     constant,
-    quiet_torch,
     roll_out,
     run_stream,
 )
+from edgeaudio_export.torchao_pt2e import convert_pt2e, prepare_pt2e
 
 MAX_BIAS_CODE = 2**30
 """Largest bias code: half of int32, so that bias and products fit the accumulator together."""

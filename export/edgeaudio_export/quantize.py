@@ -12,8 +12,10 @@ from edgeaudio_export.errors import ExportError
 from edgeaudio_export.float_onnx import to_onnx
 from edgeaudio_export.lowering.lower import lower
 from edgeaudio_export.network import StreamingNetwork, frozen_copy
+from edgeaudio_export.onnx_runner import OnnxRunner
 from edgeaudio_export.onnxruntime_path import quantize_with_onnxruntime
 from edgeaudio_export.pt2e import quantize_with_pt2e
+from edgeaudio_export.qdq import with_int32_biases
 from edgeaudio_export.step_graph import Features, Progress, export_step
 from edgeaudio_export.verification import LoweringFacts, verify_lowering
 from edgeaudio_runtime.graph import IntegerGraph
@@ -39,7 +41,7 @@ class QuantizedNetwork:
     calibration: CalibrationFacts
     """How the ranges were found, for the manifest."""
     lowering: LoweringFacts
-    """How close the integer graph is to ``simulate`` on the first stream."""
+    """How close the integer graph is to ``qdq_onnx`` on the first stream."""
     backend: Backend
     """Which path was taken."""
 
@@ -83,13 +85,14 @@ def quantize_network(
     float_onnx = to_onnx(step.module, step)
     quantize = quantize_with_pt2e if backend == "pt2e" else quantize_with_onnxruntime
     quantized = quantize(step, float_onnx, streams, spec, progress)
-    graph = lower(quantized.qdq, name=name, state_names=network.state_names)
+    qdq = with_int32_biases(quantized.qdq)
+    graph = lower(qdq, name=name, state_names=network.state_names)
     return QuantizedNetwork(
         graph=graph,
         float_onnx=float_onnx.SerializeToString(),
-        qdq_onnx=quantized.qdq.SerializeToString(),
+        qdq_onnx=qdq.SerializeToString(),
         simulate=quantized.simulate,
         calibration=quantized.facts,
-        lowering=verify_lowering(graph, quantized.simulate, streams[0]),
+        lowering=verify_lowering(graph, OnnxRunner(qdq, network), streams[0]),
         backend=backend,
     )

@@ -6,13 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.quantizer import (
-    FixedQParamsQuantizationSpec,
-    QuantizationAnnotation,
-    QuantizationSpec,
-    Quantizer,
-    SharedQuantizationSpec,
-)
 
 from edgeaudio_export import operations
 from edgeaudio_export.calibration import CalibrationSpec, StreamingHistogram
@@ -20,6 +13,13 @@ from edgeaudio_export.checks import place
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.observers import HistogramObserver, PerChannelWeightObserver
 from edgeaudio_export.ties import Ties
+from edgeaudio_export.torchao_pt2e import (
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+)
 from edgeaudio_runtime.quantization import QuantParams
 
 _FUSABLE = operations.WEIGHTED | {"aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor"}
@@ -134,7 +134,7 @@ def fixed_params(members: list[Node]) -> QuantParams | None:
     fixed = [m for m in members if str(m.target) in operations.FIXED]
     if not fixed:
         return None
-    params = {operations.FIXED[str(m.target)].scale + (operations.FIXED[str(m.target)].zero_point,) for m in fixed}
+    params = {operations.FIXED[str(m.target)] for m in fixed}
     others = [m for m in members if produces(m) and m not in fixed]
     if len(params) > 1 or others:
         raise ExportError(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-import logging
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +15,7 @@ from edgeaudio_export import operations
 from edgeaudio_export.checks import check_mutations, check_operations, place
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.network import States, StreamingNetwork, as_module
+from edgeaudio_export.quiet import quiet_torch
 
 Features = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -158,22 +156,6 @@ def run_stream(
             logits, state = module(torch.from_numpy(features[None, begin : begin + network.step_frames]), state)
             parts.append(logits[0].numpy())
     return np.concatenate(parts) if parts else np.zeros((0, network.n_labels), dtype=np.float32)
-
-
-@contextmanager
-def quiet_torch() -> Iterator[None]:
-    """Silence what torch, its exporter and torchao say about themselves while they run; nothing of it is the caller's to mend."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torchao", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:
