@@ -17,14 +17,12 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.errors import BundleError, SpecError
 from edgeaudio_runtime.graph import IntegerGraph, Op, StateSpec, Tensor
-from edgeaudio_runtime.graph_shapes import check_shapes
+from edgeaudio_runtime.graph_shapes import MAX_ELEMENTS, check_shapes
 from edgeaudio_runtime.quantization import QuantParams
 
 FORMAT = "edgeaudio.integer_graph"
 VERSION = 1
 ALIGNMENT = 16
-MAX_ELEMENTS = 2**26
-"""Elements a tensor may have; a larger shape is a damaged or hostile file, not a small audio model."""
 
 _GRAPH_FIELDS = frozenset({
     "format", "version", "name", "requantization", "input", "output", "tensors", "ops", "states", "constants", "blob_bytes",

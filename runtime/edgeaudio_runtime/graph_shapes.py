@@ -10,6 +10,9 @@ from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
 
 Shape = tuple[int, ...]
 
+MAX_ELEMENTS = 2**26
+"""Elements a tensor may have; a larger shape is a damaged or hostile file, not a small audio model."""
+
 _SHARED_QUANT = frozenset({"concat", "slice", "relu", "clamp", "merge_frequency"})
 
 
@@ -27,7 +30,9 @@ def check_shapes(graph: IntegerGraph) -> None:
         output = graph.tensors[op.outputs[0]]
         try:
             expected = _SHAPES[op.kind](op, inputs)
-        except (IndexError, KeyError, TypeError, ZeroDivisionError) as error:
+        except SpecError:
+            raise
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise SpecError(f"operation {_label(op)}: wrong number or rank of inputs or attributes ({error!r})") from error
         if output.shape != expected:
             raise SpecError(f"operation {_label(op)}: output shape {list(output.shape)} must be {list(expected)}")
@@ -81,8 +86,11 @@ def _conv(op: Op, inputs: list[Tensor]) -> Shape:
         )
     (stride_t, stride_f), (dilation_t, dilation_f) = op.attrs.get("stride", (1, 1)), op.attrs.get("dilation", (1, 1))
     pad_low, pad_high = op.attrs.get("pad_f", (0, 0))
+    _check_integers(op, stride_t, stride_f, dilation_t, dilation_f, pad_low, pad_high, groups)
     if min(stride_t, stride_f, dilation_t, dilation_f) < 1 or min(pad_low, pad_high) < 0:
         raise SpecError(f"operation {_label(op)}: stride and dilation must be >= 1, pad_f >= 0")
+    if n * frames * (bins + pad_low + pad_high) * channels > MAX_ELEMENTS:
+        raise SpecError(f"operation {_label(op)}: pad_f={[pad_low, pad_high]} makes more than {MAX_ELEMENTS} elements")
     out_t = (frames - dilation_t * (kernel_t - 1) - 1) // stride_t + 1
     out_f = (bins + pad_low + pad_high - dilation_f * (kernel_f - 1) - 1) // stride_f + 1
     return (n, out_t, out_f, out_channels)
@@ -126,6 +134,7 @@ def _slice(op: Op, inputs: list[Tensor]) -> Shape:
 def slice_bounds(op: Op) -> tuple[int, int]:
     """``start`` and ``stop`` of a slice; on time both count from the end, checked."""
     start, stop = op.attrs["start"], op.attrs["stop"]
+    _check_integers(op, start, stop)
     if op.attrs["axis"] == 1 and not (start < 0 and start < stop <= 0):
         raise SpecError(f"operation {_label(op)}: start={start}, stop={stop} on time must count from the end: start < stop <= 0")
     return start, stop
@@ -141,6 +150,20 @@ def _axis(op: Op) -> int:
 def _same(op: Op, inputs: list[Tensor]) -> Shape:
     (x,) = inputs
     return x.shape
+
+
+def _clamp(op: Op, inputs: list[Tensor]) -> Shape:
+    low, high, quant = op.attrs["low"], op.attrs["high"], inputs[0].quant
+    _check_integers(op, low, high)
+    if quant is None or not quant.low <= low <= high <= quant.high:
+        raise SpecError(f"operation {_label(op)}: low={low} and high={high} must be codes of its tensor, low <= high")
+    return _same(op, inputs)
+
+
+def _check_integers(op: Op, *values: object) -> None:
+    wrong = [value for value in values if type(value) is not int]
+    if wrong:
+        raise SpecError(f"operation {_label(op)}: attributes {wrong} must be whole numbers")
 
 
 def _mean_frequency(op: Op, inputs: list[Tensor]) -> Shape:
@@ -160,6 +183,6 @@ def _label(op: Op) -> str:
 _SHAPES: Mapping[str, Callable[[Op, list[Tensor]], Shape]] = MappingProxyType({
     "conv": _conv, "fully_connected": _fully_connected, "add": _elementwise, "sub": _elementwise, "mul": _elementwise,
     "mean_frequency": _mean_frequency, "merge_frequency": _merge_frequency, "concat": _concat, "slice": _slice,
-    "relu": _same, "clamp": _same, "sigmoid": _same, "tanh": _same, "softmax": _same, "quantize": _same,
+    "relu": _same, "clamp": _clamp, "sigmoid": _same, "tanh": _same, "softmax": _same, "quantize": _same,
     "dequantize": _same, "requantize": _same,
 })

@@ -1,0 +1,138 @@
+"""What a valid integer graph is, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.graph import Op, StateSpec, Tensor
+from edgeaudio_runtime.graph_costs import graph_costs
+from edgeaudio_runtime.graph_shapes import check_shapes
+from edgeaudio_runtime.quantization import QuantParams
+
+from tests.graph_builders import GraphBuilder, residual_graph
+
+QUANT = QuantParams(scale=(0.1,))
+OTHER = QuantParams(scale=(0.2,))
+
+
+def test_costs_of_a_net_are_its_products() -> None:
+    costs = graph_costs(residual_graph(n_features=40, channels=64, blocks=1, kernel=9, window=50, n_labels=12))
+    first, depthwise, pointwise, average, last = 2 * 64 * 5 * 40, 2 * 64 * 9, 2 * 64 * 64, 64 * 50, 12 * 64
+    assert costs.macs == first + depthwise + pointwise + average + last
+    weights = 64 * 5 * 40 + 64 * 9 + 64 * 64 + 64 * 50 + 12 * 64
+    assert costs.weight_bytes == weights + 4 * (64 + 64 + 64 + 64 + 12)
+    assert costs.state_bytes == 3 * 40 + 8 * 64 + 48 * 64
+    assert costs.int8_mac_share == costs.int8_byte_share == 1.0
+
+
+def test_a_float_island_lowers_the_int8_share() -> None:
+    g = GraphBuilder()
+    x = g.activation("features", (1, 1, 1, 4), QUANT)
+    g.constant("weight", np.ones((2, 1, 1, 4), np.float32))
+    g.constant("bias", np.zeros(2, np.float32))
+    real = g.op("conv", (g.op("dequantize", (x,), (1, 1, 1, 4), None), "weight", "bias"), (1, 1, 1, 2), None)
+    codes = g.op("quantize", (real,), (1, 1, 1, 2), QUANT)
+    costs = graph_costs(g.build(g.op("mul", (codes, codes), (1, 1, 1, 2), QUANT)))
+    assert [cost.macs for cost in costs.ops] == [0, 8, 0, 2]
+    assert costs.int8_mac_share == pytest.approx(0.2)
+    assert costs.int8_byte_share == 0.0
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"dtype": "int4"}, "dtype='int4' must be one of"),
+    ({"quant": None}, "integer tensors have one, float32 has none"),
+    ({"dtype": "int16"}, "dtype='int16' but its quantization says 'int8'"),
+    ({"shape": (1, 0)}, r"shape=\(1, 0\) must have sizes >= 1"),
+])
+def test_bad_tensors_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=f"tensor 'x': .*{message}"):
+        Tensor(**{"name": "x", "shape": (1, 2), "dtype": "int8", "quant": QUANT, **fields})
+
+
+def test_unknown_kinds_and_attributes_are_refused_by_name() -> None:
+    with pytest.raises(SpecError, match="operation kind='gru' is not in the integer graph"):
+        Op(kind="gru", inputs=(), outputs=())
+    with pytest.raises(SpecError, match=r"operation 'add': unknown attributes \['axis'\]"):
+        Op(kind="add", inputs=(), outputs=(), attrs={"axis": 1})
+
+
+def simple(**changes: Any) -> Any:
+    g = GraphBuilder()
+    x = g.activation("features", (1, 2, 1, 3), QUANT)
+    return replace(g.build(g.op("relu", (x,), (1, 2, 1, 3), QUANT)), **changes)
+
+
+def test_graphs_that_cannot_run_are_refused() -> None:
+    relu = simple().ops[0]
+    with pytest.raises(SpecError, match="written twice"):
+        simple(ops=(relu, relu))
+    with pytest.raises(SpecError, match="reads 'relu_0' before anything wrote it"):
+        simple(ops=(replace(relu, inputs=("relu_0",)),))
+    with pytest.raises(SpecError, match="output 'relu_0' is written by no operation"):
+        simple(ops=())
+    with pytest.raises(SpecError, match="names tensor 'ghost', which the graph does not have"):
+        simple(ops=(replace(relu, inputs=("ghost",)),))
+    with pytest.raises(SpecError, match="requantization='other' must be one of"):
+        simple(requantization="other")
+    with pytest.raises(SpecError, match=r"constant 'features': data is float64\[1\], the tensor int8\[1, 2, 1, 3\]"):
+        simple(constants={"features": np.zeros(1)})
+
+
+def test_states_must_start_at_zero_and_keep_their_form() -> None:
+    state = StateSpec(name="s", input="features", output="relu_0", initial=1)
+    with pytest.raises(SpecError, match="state 's': initial=1 must be the zero point 0"):
+        simple(states=(state,))
+    tensors = {**simple().tensors, "features": Tensor(name="features", shape=(1, 2, 1, 3), dtype="int8", quant=OTHER)}
+    with pytest.raises(SpecError, match="'features' and 'relu_0' must share shape, dtype and quantization"):
+        simple(states=(replace(state, initial=0),), tensors=tensors)
+
+
+def conv_graph(weight: tuple[int, ...], bias: int, groups: int, **fields: Any) -> Any:
+    g = GraphBuilder()
+    x = g.activation("features", (1, 4, 3, 4), QUANT)
+    quant = fields.pop("weight_quant", QUANT)
+    g.constant("weight", np.zeros(weight, np.int8), quant)
+    g.constant("bias", np.zeros(bias, np.int32), QuantParams(scale=(0.01,), dtype="int32"))
+    attrs = {"stride": (1, 1), "dilation": (1, 1), "groups": groups, "pad_f": (0, 0), "relu": False, **fields}
+    return g.build(g.op("conv", (x, "weight", "bias"), (1, 4, 1, 2), QUANT, **attrs))
+
+
+@pytest.mark.parametrize(("graph", "message"), [
+    (lambda: conv_graph((2, 1, 3, 4), 2, 2), "do not fit 4 channels"),
+    (lambda: conv_graph((2, 1, 3, 4), 3, 1), r"bias \[3\] do not fit"),
+    (lambda: conv_graph((2, 1, 2, 4), 2, 1), r"output shape \[1, 4, 1, 2\] must be \[1, 4, 2, 2\]"),
+    (lambda: conv_graph((2, 1, 3, 4), 2, 1, stride=(0, 1)), "stride and dilation must be >= 1"),
+    (lambda: conv_graph((2, 1, 3, 4), 2, 1, weight_quant=QuantParams(scale=(0.1,), zero_point=3)), "must be symmetric"),
+    (lambda: conv_graph((2, 1, 3, 4), 2, 1, weight_quant=QuantParams(scale=(0.1,) * 5, axis=0)), "5 scales for 2 channels"),
+    (lambda: conv_graph((2, 1, 3, 4), 2, 1, stride=5), "wrong number or rank of inputs or attributes"),
+])
+def test_convolutions_that_do_not_fit_are_refused(graph: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        check_shapes(graph())
+
+
+def one_op(kind: str, target: QuantParams | None, shape: tuple[int, ...] = (1, 2, 1, 3), *, twice: bool = False, **attrs: Any) -> Any:
+    g = GraphBuilder()
+    x = g.activation("features", (1, 2, 1, 3), QUANT)
+    return g.build(g.op(kind, (x, x) if twice else (x,), shape, target, **attrs))
+
+
+@pytest.mark.parametrize(("graph", "message"), [
+    (lambda: one_op("relu", OTHER), "inputs and output must share scale and zero point"),
+    (lambda: one_op("relu", QUANT, (1, 2, 1, 4)), r"output shape \[1, 2, 1, 4\] must be \[1, 2, 1, 3\]"),
+    (lambda: one_op("relu", QUANT, twice=True), "operation 'relu'"),
+    (lambda: one_op("sigmoid", None), "mix codes and float32"),
+    (lambda: one_op("quantize", QUANT), "quantize goes from float32 to codes"),
+    (lambda: one_op("dequantize", QUANT), "dequantize goes from codes to float32"),
+    (lambda: one_op("slice", QUANT, axis=1, start=0, stop=1), "must count from the end: start < stop <= 0"),
+    (lambda: one_op("slice", QUANT, axis=3, start=1, stop=9), "must select a part of 3 along axis 3"),
+    (lambda: one_op("concat", QUANT, twice=True, axis=2), r"axis=2 must be 1 \(time\) or 3 \(channels\)"),
+    (lambda: one_op("merge_frequency", QuantParams(scale=(0.1, 0.1, 0.1), axis=3)), "must be quantized per tensor"),
+])
+def test_operations_that_do_not_fit_are_refused(graph: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        check_shapes(graph())
