@@ -14,6 +14,9 @@ from torch import Tensor
 
 from edgeaudio_runtime.errors import SpecError
 
+LOWEST_HZ = 20.0
+"""Generated noise has nothing below: no microphone hears it, and brown noise would have most of its power there."""
+
 ENERGY_FLOOR = 1e-10
 """Mean square below which a signal counts as silent: -100 dB under full scale."""
 
@@ -154,12 +157,13 @@ def noise_like(waveforms: Tensor, *, generator: torch.Generator, noise: Tensor |
     return torch.stack([noise[start : start + n_samples] for start in starts.tolist()])
 
 
-def coloured_noise(n_clips: int, n_samples: int, *, generator: torch.Generator) -> Tensor:
+def coloured_noise(n_clips: int, n_samples: int, *, generator: torch.Generator, sample_rate: int = 16_000) -> Tensor:
     """Gaussian noise ``[N, S]`` at -26 dB rms, power falling as ``1 / f**a`` with a from 0 (white) to 2 (brown)."""
     exponents = draw_uniform(n_clips, 0.0, 2.0, generator)
     n_bins = n_samples // 2 + 1
     spectrum = torch.view_as_complex(torch.randn(n_clips, n_bins, 2, generator=generator))
     log_frequencies = torch.arange(n_bins, dtype=torch.float32).clamp_min_(1.0).log_()
+    spectrum[:, : math.ceil(LOWEST_HZ * n_samples / sample_rate)] = 0.0
     spectrum *= torch.exp(log_frequencies[None, :] * (-exponents[:, None] / 2.0))
     noise: Tensor = torch.fft.irfft(spectrum, n=n_samples)
     return noise.mul_(0.05 / mean_square(noise).sqrt().clamp_min_(math.sqrt(ENERGY_FLOOR))[:, None])

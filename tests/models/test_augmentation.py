@@ -102,6 +102,11 @@ def test_generated_noise_has_a_level_and_colours_between_white_and_brown() -> No
     assert 1.5 < slopes.max() < 2.4
 
 
+def test_generated_noise_has_nothing_that_no_microphone_hears() -> None:
+    power = np.abs(np.fft.rfft(coloured_noise(8, 16_000, generator=seeded()).double().numpy())) ** 2
+    assert power[:, :20].max() < 1e-6 * power[:, 20:].max()  # bins are 1 Hz apart
+
+
 def test_noise_is_cut_from_the_recording_anywhere() -> None:
     recording = torch.arange(10_000.0)
     cuts = noise_like(torch.zeros(200, 100), generator=seeded(), noise=recording)

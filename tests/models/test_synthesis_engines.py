@@ -129,9 +129,9 @@ def test_a_dead_engine_is_started_again_for_the_next_word() -> None:
     pytest.importorskip("py_nanotts", reason="py-nanotts is not installed")
     synthesizer = PicoSynthesizer()
     first = synthesizer.synthesize("yes", "en-US")[0]
-    assert synthesizer._process is not None
-    os.kill(synthesizer._process._process.pid, signal.SIGKILL)
-    synthesizer._process._process.wait(timeout=10)
+    process = synthesizer.process._process
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
     np.testing.assert_array_equal(synthesizer.synthesize("yes", "en-US")[0], first)
 
 

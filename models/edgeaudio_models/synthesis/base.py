@@ -23,7 +23,7 @@ class Utterance:
 
 
 class Synthesizer(Protocol):
-    """A source of speech that never was recorded."""
+    """A source of speech that never was recorded; several threads may ask at once."""
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import shlex
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,14 +40,22 @@ class _EngineSynthesizer:
 
     name: str
     voices: tuple[str, ...]
-    _process: EngineProcess | None = None
+
+    def __init__(self) -> None:
+        self._own = threading.local()  # each thread asks a process of its own, so that several speak at once
 
     def synthesize(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> tuple[Int16, int]:
         """Speak: int16 ``[n_samples]`` and their rate in Hz; see ``Synthesizer``."""
         _check(self.name, self.voices, text, voice, rate, pitch)
-        if self._process is None or not self._process.alive:
-            self._process = EngineProcess(self.name)
-        return _spoken(self.name, text, self._process.ask(text=text, voice=voice, rate=rate, pitch=pitch))
+        return _spoken(self.name, text, self.process.ask(text=text, voice=voice, rate=rate, pitch=pitch))
+
+    @property
+    def process(self) -> EngineProcess:
+        """The calling thread's engine, started if there is none or it died."""
+        process: EngineProcess | None = getattr(self._own, "process", None)
+        if process is None or not process.alive:
+            process = self._own.process = EngineProcess(self.name)
+        return process
 
 
 class PicoSynthesizer(_EngineSynthesizer):
@@ -62,6 +71,7 @@ class PicoSynthesizer(_EngineSynthesizer):
 
     def __init__(self) -> None:
         """Raise SynthesisError where the ``synthesis`` extra is not installed."""
+        super().__init__()
         _require("py_nanotts", "py-nanotts")
 
 
@@ -78,6 +88,7 @@ class EspeakSynthesizer(_EngineSynthesizer):
 
     def __init__(self) -> None:
         """Raise SynthesisError where the ``synthesis`` extra is not installed."""
+        super().__init__()
         _require("espeakng_loader", "espeakng-loader")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,9 @@ MIN_SILENCE_DB = -80.0
 MAX_SILENCE_DB = -20.0
 """Range of the rms of generated silence, in dB under full scale: a quiet room to a fan beside the microphone."""
 
+LOWEST_HZ = 20.0
+"""Coloured noise has nothing below: no microphone hears it, and brown noise would have most of its power there."""
+
 _N_HARMONICS = 12
 
 
@@ -30,7 +35,7 @@ def generate_noise(
         n_samples: Length in samples.
         rms_db: Root mean square in dB, 0 is full scale.
         generator: Source of randomness.
-        sample_rate: Hz; matters for hum.
+        sample_rate: Hz.
 
     Raises:
         SpecError: Unknown kind, or no samples.
@@ -42,7 +47,7 @@ def generate_noise(
     if kind == "hum":
         noise = _hum(n_samples, sample_rate, generator)
     else:
-        noise = _coloured(n_samples, NOISE_EXPONENTS[kind], generator)
+        noise = _coloured(n_samples, sample_rate, NOISE_EXPONENTS[kind], generator)
     rms = float(np.sqrt(np.mean(noise**2)))
     return np.asarray(noise * (10.0 ** (rms_db / 20.0) / max(rms, 1e-12)), np.float32)
 
@@ -64,9 +69,13 @@ def generate_silence(
     return clips
 
 
-def _coloured(n_samples: int, exponent: float, generator: np.random.Generator) -> npt.NDArray[np.float64]:
-    spectrum = np.fft.rfft(generator.standard_normal(n_samples))
-    frequencies = np.maximum(np.arange(len(spectrum)), 1.0)
+def _coloured(
+    n_samples: int, sample_rate: int, exponent: float, generator: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    n_bins = n_samples // 2 + 1
+    spectrum = generator.standard_normal(2 * n_bins).view(np.complex128)
+    frequencies = np.maximum(np.arange(n_bins), 1.0)
+    spectrum[: math.ceil(LOWEST_HZ * n_samples / sample_rate)] = 0.0
     return np.asarray(np.fft.irfft(spectrum * frequencies ** (-exponent / 2.0), n=n_samples), np.float64)
 
 
