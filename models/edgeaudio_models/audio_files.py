@@ -167,7 +167,10 @@ def write_wav(path: str | os.PathLike[str], samples: Int16, sample_rate: int) ->
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` that takes its place when the block ends well."""
+    """Yield a temporary name beside ``path`` that takes its place when the block ends well.
+
+    The name is unlike any other, so several threads or programs may fill the same cache at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     os.close(handle)

@@ -122,12 +122,20 @@ def test_the_same_seed_cuts_the_same_silence(tree: Path) -> None:
 
 
 def test_the_tree_is_recognised_by_its_lists_or_its_noise(tree: Path) -> None:
-    with pytest.raises(CorpusError, match=r"labels \['up', 'down', .*\] have no clips; add the folders"):
-        open_corpus(tree)
+    assert open_corpus(tree).labels == ("_silence_", "_unknown_", "yes", "no")  # of the benchmark's words, those there
     (tree / "_background_noise_" / "hum.wav").unlink()
     (tree / "testing_list.txt").write_text("")
-    with pytest.raises(CorpusError, match="have no clips; add the folders"):
-        open_corpus(tree)
+    assert open_corpus(tree).name == "Speech Commands"
+
+
+def test_a_models_labels_decide_what_is_a_keyword(tree: Path) -> None:
+    corpus = open_corpus(tree, labels=["_unknown_", "cat"], split="train")
+    assert corpus.labels == ("_unknown_", "cat")
+    assert {(clip.word, clip.label) for clip in corpus.clips} == {("yes", UNKNOWN), ("no", UNKNOWN), ("cat", "cat")}
+    with pytest.raises(CorpusError, match=r"labels \['up'\] have no clips; add the folders or leave the words out"):
+        open_corpus(tree, labels=["yes", "up"])
+    with pytest.raises(CorpusError, match=r"keywords=\[\] must name at least one word"):
+        open_corpus(tree, labels=["_unknown_"])
 
 
 def test_a_tree_without_noise_has_no_silence_label(tree: Path) -> None:

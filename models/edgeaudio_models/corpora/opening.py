@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeaudio_models.corpora.clips import Corpus
-from edgeaudio_models.corpora.folders import open_folders
+from edgeaudio_models.corpora.clips import BACKGROUND_LABELS, Corpus
+from edgeaudio_models.corpora.folders import label_folders, open_folders
 from edgeaudio_models.corpora.manifest import open_manifest
-from edgeaudio_models.corpora.speech_commands import looks_like_speech_commands, open_speech_commands
+from edgeaudio_models.corpora.speech_commands import KEYWORDS, looks_like_speech_commands, open_speech_commands
 from edgeaudio_models.errors import CorpusError
 
 
@@ -21,6 +21,7 @@ def open_corpus(
     Args:
         path: The folder, or its ``manifest.csv``.
         labels: Labels in the order of a model's outputs; other words become ``_unknown_`` (see ``Corpus.with_labels``).
+            None keeps the corpus's own; for Speech Commands these are the benchmark's words that are there.
         split: Keep one split only.
 
     Raises:
@@ -28,7 +29,7 @@ def open_corpus(
     """
     folder = Path(path)
     folder = folder.parent if folder.name == "manifest.csv" else folder
-    corpus = _open(folder)
+    corpus = _open(folder, labels)
     if labels is not None:
         corpus = corpus.with_labels(labels)
     if split is not None:
@@ -40,11 +41,18 @@ def open_corpus(
     return corpus
 
 
-def _open(folder: Path) -> Corpus:
+def _open(folder: Path, labels: Sequence[str] | None) -> Corpus:
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder; give a folder of recordings")
     if (folder / "manifest.csv").is_file():
         return open_manifest(folder)
     if looks_like_speech_commands(folder):
-        return open_speech_commands(folder)
+        return open_speech_commands(folder, keywords=_keywords(folder, labels))
     return open_folders(folder)
+
+
+def _keywords(folder: Path, labels: Sequence[str] | None) -> tuple[str, ...]:
+    if labels is not None:
+        return tuple(label for label in labels if label not in BACKGROUND_LABELS)
+    words = [path.name for path in label_folders(folder)]
+    return tuple(word for word in KEYWORDS if word in words) or tuple(words)

@@ -78,8 +78,10 @@ def open_speech_commands(folder: Path, *, keywords: Sequence[str] = KEYWORDS, se
         and without other words no ``_unknown_``: such labels are left out.
 
     Raises:
-        CorpusError: The folder is missing, or a keyword has no clips.
+        CorpusError: The folder is missing, there is no keyword, or one has no clips.
     """
+    if not keywords:
+        raise CorpusError(f"{folder}: keywords=[] must name at least one word; give the words to detect")
     if not folder.is_dir():
         raise CorpusError(f"{folder}: no such folder; fetch it with `edgeaudio data fetch speech-commands`")
     lists = _read_lists(folder)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edgeaudio_models.audio_files import Int16, fit_length, to_int16
 from edgeaudio_models.corpora.clips import BACKGROUND_LABELS, SILENCE, UNKNOWN, Source
 from edgeaudio_models.errors import CorpusError, SynthesisError
-from edgeaudio_models.synthesis.base import Synthesizer
+from edgeaudio_models.synthesis.base import Synthesizer, Utterance
 from edgeaudio_models.synthesis.engines import installed_synthesizers
 from edgeaudio_models.synthesis.noise import generate_noise, generate_silence
 from edgeaudio_models.synthesis.planning import VALIDATION_SHARE, PlannedClip, cast_voices, plan_clips
@@ -159,14 +159,16 @@ def _speak_all(
     cache_folder: Path | None,
     workers: int | None,
 ) -> Iterator[Int16]:
-    """Words in the order of the plan, several spoken at once."""
+    """Words in the order of the plan, several spoken at once; what is planned twice is said once."""
 
-    def say(clip: PlannedClip) -> Int16:
-        return speak(speakers[clip.synthesizer], clip.utterance, sample_rate=sample_rate, cache_folder=cache_folder)
+    def say(synthesizer: int, utterance: Utterance) -> Int16:
+        return speak(speakers[synthesizer], utterance, sample_rate=sample_rate, cache_folder=cache_folder)
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        said = {told: pool.submit(say, *told) for told in dict.fromkeys((c.synthesizer, c.utterance) for c in plan)}
         try:
-            yield from pool.map(say, plan)
+            for clip in plan:
+                yield said[clip.synthesizer, clip.utterance].result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody waits for the rest
 

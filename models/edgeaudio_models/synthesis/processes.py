@@ -35,7 +35,7 @@ class EngineProcess:
         environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": _MMAP_THRESHOLD_BYTES}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-I", worker.__file__, engine],
+            [sys.executable, "-P", worker.__file__, engine],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
