@@ -74,7 +74,7 @@ class LogitStream:
         if len(self._pending):
             frames = np.concatenate((self._pending, frames))
         n_whole = len(frames) - len(frames) % self._signature.step_frames
-        self._pending = frames[n_whole:]
+        self._pending = frames[n_whole:].copy()  # a view would keep the whole chunk alive
         whole = frames[:n_whole]
         return self._session.run(quantize(whole, self._signature.input_quant)), whole
 

@@ -214,6 +214,15 @@ def ctc_bundle(_bundles: dict[str, Path]) -> Path:
     return _bundles["ctc"]
 
 
+@pytest.fixture(scope="session")
+def every_engine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A keyword bundle with an artifact for every engine, for reading only; needs ``onnx`` and ``flatbuffers``."""
+    pytest.importorskip("onnx", reason="writing the .onnx artifact needs onnx")
+    pytest.importorskip("flatbuffers", reason="writing the .tflite artifact needs flatbuffers")
+    path = tmp_path_factory.mktemp("engines") / "bundle"
+    return write_test_bundle(path, engines=("numpy", "onnxruntime", "litert"))
+
+
 @pytest.fixture
 def own_bundle(tmp_path: Path) -> Path:
     """A keyword bundle the test may damage."""

@@ -1,0 +1,184 @@
+"""The runtime wheel: small, cheap to import, and able to prove itself in a fresh environment with numpy alone."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_WHEEL_BYTES = 150_000
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+NUMPY_ALONE = """
+import importlib.util, sys
+for name in ("torch", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime", "librosa", "soxr"):
+    assert importlib.util.find_spec(name) is None, name
+"""
+
+
+def find_python(version: str) -> Path | None:
+    """An interpreter of that version on PATH or under pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [*sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True), shutil.which(f"python{version}")]
+    for candidate in filter(None, [sys.executable, *candidates]):
+        probe = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
+        found = subprocess.run([candidate, "-c", probe], capture_output=True, text=True, check=False)
+        if found.stdout.strip() == version:
+            return Path(candidate)
+    return None
+
+
+def checked(command: list[str | Path], **kwargs: object) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **kwargs)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def install(python: Path, place: Path, *requirements: str | Path) -> Path:
+    """A fresh environment with these packages; returns its bin directory."""
+    checked([python, "-m", "venv", place])
+    scripts = place / ("Scripts" if os.name == "nt" else "bin")
+    pip = [scripts / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    checked([*pip, "--only-binary", ":all:", *requirements])
+    return scripts
+
+
+def self_test(scripts: Path, bundle: Path, engine: str) -> dict[str, object]:
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    command = [str(scripts / "edgeaudio-run"), str(bundle), "--selftest", "--engine", engine, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean, cwd=bundle.parent)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    report: dict[str, object] = json.loads(done.stdout)
+    assert "Traceback" not in done.stderr
+    return report
+
+
+@pytest.fixture(scope="module")
+def builder() -> ModuleType:
+    """The bundle builder of the runtime's tests."""
+    spec = importlib.util.spec_from_file_location("runtime_conftest", ROOT / "tests/runtime/conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runtime's wheel, built without isolation (hatchling is part of the dev extra)."""
+    place = tmp_path_factory.mktemp("wheel")
+    source = place / "source"
+    shutil.copytree(ROOT / "runtime", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "dist", "build"))
+    checked([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist", source])
+    return next((place / "dist").glob("edgeaudio_runtime-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def numpy_bundle(builder: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return builder.write_test_bundle(tmp_path_factory.mktemp("bundle") / "numpy")
+
+
+@pytest.fixture(scope="module")
+def engines_bundle(builder: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx", reason="writing the .onnx artifact needs onnx")
+    pytest.importorskip("flatbuffers", reason="writing the .tflite artifact needs flatbuffers")
+    path = tmp_path_factory.mktemp("bundle") / "engines"
+    return builder.write_test_bundle(path, engines=("numpy", "onnxruntime", "litert"))
+
+
+def test_the_wheel_is_small(wheel: Path) -> None:
+    assert wheel.stat().st_size < MAX_WHEEL_BYTES
+
+
+def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"edgeaudio_runtime", next(top for top in tops if top.endswith(".dist-info"))}
+    assert "edgeaudio_runtime/py.typed" in names
+    assert any(name.endswith("/LICENSE") for name in names)
+    assert all(name.endswith((".py", "py.typed")) for name in names if name.startswith("edgeaudio_runtime/"))
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
+    assert required == ["Requires-Dist: numpy>=1.26"]
+
+
+@pytest.fixture(params=PYTHONS)
+def python(request: pytest.FixtureRequest) -> Iterator[Path]:
+    found = find_python(request.param)
+    if found is None:
+        pytest.skip(f"Python {request.param} is neither on PATH nor under pyenv")
+    yield found
+
+
+@pytest.mark.slow
+@pytest.mark.other_python
+def test_the_wheel_proves_itself_with_numpy_alone(python: Path, wheel: Path, numpy_bundle: Path, tmp_path: Path) -> None:
+    scripts = install(python, tmp_path / "venv", wheel)
+    checked([scripts / "python", "-c", NUMPY_ALONE])
+    report = self_test(scripts, numpy_bundle, "auto")
+    assert (report["passed"], report["engine"], report["numerics"]) == (True, "numpy", "fp32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("extra", "engine"), [("onnxruntime", "onnxruntime"), ("litert", "litert")])
+def test_the_wheel_proves_itself_with_each_engine(
+    wheel: Path, engines_bundle: Path, tmp_path: Path, extra: str, engine: str
+) -> None:
+    scripts = install(Path(sys.executable), tmp_path / "venv", f"{wheel}[{extra}]")
+    checked([scripts / "python", "-c", "import importlib.util as u; assert u.find_spec('torch') is None"])
+    report = self_test(scripts, engines_bundle, "auto")
+    assert (report["passed"], report["engine"], report["numerics"]) == (True, engine, "fp32")
+    assert all(stage["mismatches"] == 0 for stage in report["stages"])
+
+
+@pytest.mark.slow
+@pytest.mark.other_python
+def test_the_wheel_runs_on_the_old_tflite_runtime(wheel: Path, engines_bundle: Path, tmp_path: Path) -> None:
+    """Its kernels round otherwise: decisions must agree, and no more than the named number of codes may differ."""
+    found = find_python("3.10") or find_python("3.11")
+    if found is None:
+        pytest.skip("tflite-runtime has wheels for Python 3.10 and 3.11; neither was found")
+    scripts = install(found, tmp_path / "venv", wheel, "tflite-runtime==2.14.0", "numpy==1.26.4")
+    report = self_test(scripts, engines_bundle, "litert")
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert report["passed"]
+    assert report["numerics"] == "unspecified"
+    assert stages["decisions"]["mismatches"] == 0
+    assert stages["random chunks"]["mismatches"] == 0
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Modules that ``statement`` loads after numpy."""
+    probe = f"import sys, numpy; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
+    return set(checked([sys.executable, "-c", probe]).split())
+
+
+def test_importing_the_package_loads_the_package_alone() -> None:
+    assert loaded_by("import edgeaudio_runtime") == {"edgeaudio_runtime"}
+
+
+def test_the_public_names_are_loaded_when_they_are_used_and_without_any_engine() -> None:
+    loaded = loaded_by("from edgeaudio_runtime import AudioStream, open_bundle")
+    assert "edgeaudio_runtime.stream" in loaded
+    heavy = {"argparse", "onnxruntime", "ai_edge_litert", "tflite_runtime", "soxr", "sounddevice", "torch", "scipy"}
+    assert not loaded & (heavy | {"edgeaudio_runtime.cli", "edgeaudio_runtime.selftest"})
+
+
+def test_every_public_name_can_be_loaded() -> None:
+    import edgeaudio_runtime
+
+    for name in edgeaudio_runtime.__all__:
+        assert getattr(edgeaudio_runtime, name) is not None
+    assert set(edgeaudio_runtime.__all__) <= set(dir(edgeaudio_runtime))
+    with pytest.raises(AttributeError, match="module 'edgeaudio_runtime' has no attribute 'AudioSteam'"):
+        _ = edgeaudio_runtime.AudioSteam
