@@ -277,8 +277,9 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 def _normalize(spec: FeatureSpec, field: Field[Any]) -> None:
     # 20 and 20.0 must hash alike, and True or "400" must not pass for a number.
     value = getattr(spec, field.name)
-    optional = str(field.type).endswith("| None")
-    wanted = str(field.type).removesuffix(" | None")
+    annotation = getattr(field.type, "__name__", str(field.type))
+    optional = annotation.endswith("| None")
+    wanted = annotation.removesuffix(" | None")
     if value is None and optional:
         return
     if wanted == "float" and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ class FrameTransform:
     def floored_features(self, frames: Float64, dynamic_range: float) -> Float32:
         """As :meth:`features`, the log-mels first raised to their maximum minus ``dynamic_range``; a new array."""
         program = self._run_to_log_mel(frames)
-        np.maximum(program.mel, program.mel.max() - np.float32(dynamic_range), program.mel)
+        np.maximum(program.mel, program.mel.max() - np.float32(dynamic_range), out=program.mel)
         for function, arguments in program.finish_steps:
             function(*arguments)
         return np.multiply(program.cepstrum, self._affine_scale)
@@ -152,16 +153,16 @@ def _logarithm(spec: MelSpec, mel: Float32) -> list[Step]:
     # float32 scalars, made once: a Python float would be converted on every call.
     floor, factor = np.float32(spec.log_floor), np.float32(_LOG_FACTORS[spec.log])
     raise_to_floor = np.add if spec.log_floor_mode == "add" else np.maximum
-    steps: list[Step] = [(raise_to_floor, (mel, floor, mel)), (np.log, (mel, mel))]
+    steps: list[Step] = [(partial(raise_to_floor, out=mel), (mel, floor)), (np.log, (mel, mel))]
     return steps if factor == 1 else [*steps, (np.multiply, (mel, factor, mel))]
 
 
 def _finish(spec: MelSpec, mel: Float32, cepstrum: Float32, dct: Float32) -> list[Step]:
     steps: list[Step] = []
     if spec.clamp_min is not None:
-        steps.append((np.maximum, (mel, np.float32(spec.clamp_min), mel)))
+        steps.append((partial(np.maximum, out=mel), (mel, np.float32(spec.clamp_min))))
     if spec.clamp_max is not None:
-        steps.append((np.minimum, (mel, np.float32(spec.clamp_max), mel)))
+        steps.append((partial(np.minimum, out=mel), (mel, np.float32(spec.clamp_max))))
     if spec.n_dct:
         steps.append((np.matmul, (mel[:, None, :], dct, cepstrum[:, None, :])))
     if spec.affine_offset:
