@@ -30,8 +30,8 @@ MIN_SAMPLE_RATE = 4_000
 MAX_SAMPLE_RATE = 768_000
 """Rates outside are damaged headers, not recordings; the highest converter on sale runs at 768 kHz."""
 
-_UNSTATED_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)
-"""Sizes that programs writing WAV into a pipe leave in the header."""
+_UNSTATED_SIZE = 0x7FFF0000
+"""Programs that write WAV into a pipe leave 0 in the header, or some size from here up (sox, ffmpeg)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +234,7 @@ def _missing_wav_bytes(file: Path) -> int:
         while len(header := stream.read(8)) == 8:
             size = int.from_bytes(header[4:], "little")
             if header[:4] == b"data":
-                return 0 if size in _UNSTATED_SIZES else stream.tell() + size - total
+                return 0 if size == 0 or size >= _UNSTATED_SIZE else stream.tell() + size - total
             stream.seek(size + size % 2, os.SEEK_CUR)
     return 0
 

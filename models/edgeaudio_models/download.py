@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from edgeaudio_models.errors import DownloadError
-from edgeaudio_runtime.staging import staged_directory
+from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 
 CHUNK_BYTES = 1 << 20
 
@@ -128,6 +128,7 @@ def fetch_speech_commands(
         DownloadError: See :func:`fetch` and :func:`unpack`.
         OutputError: The folder exists.
     """
+    refuse_overwrite(folder, force=False)
     packed = fetch(archive, folder.with_name(archive.file_name), progress=progress)
     unpack(packed, folder)
     if not keep_archive:

@@ -238,6 +238,9 @@ def test_speech_commands_arrive_as_a_tree_that_opens(site: Site, tmp_path: Path)
     corpus = open_speech_commands(folder, keywords=["yes"])
     assert [(clip.word, clip.split) for clip in corpus.clips] == [("cat", "train"), ("yes", "validation")]
     assert not (tmp_path / "archive.tar.gz").exists()
+    with pytest.raises(OutputError, match="exists and nothing is overwritten"):
+        fetch_speech_commands(folder, archive=site.archive())
+    assert len(site.asked) == 1  # refused before a byte was fetched
 
 
 def test_the_published_archive_is_named_with_its_checksum() -> None:

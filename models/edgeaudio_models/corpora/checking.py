@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from edgeaudio_models.audio_files import audio_info
@@ -45,7 +44,7 @@ def check_corpus(
     """
     findings = [*_empty_labels(corpus), *_partial_splits(corpus), *_speakers_in_two_splits(corpus)]
     if files:
-        findings += [*_undecodable(corpus.clips, sample_rate, progress), *_duplicates(corpus.clips)]
+        findings += [*_files(corpus, sample_rate, progress), *_duplicates(corpus.clips)]
     return tuple(sorted(findings, key=lambda finding: finding.severity))
 
 
@@ -96,25 +95,27 @@ def _speakers_in_two_splits(corpus: Corpus) -> Iterator[Finding]:
         )
 
 
-def _undecodable(clips: Iterable[Clip], sample_rate: int | None, progress: Progress | None) -> Iterator[Finding]:
-    paths = sorted({clip.path for clip in clips})
+def _files(corpus: Corpus, sample_rate: int | None, progress: Progress | None) -> Iterator[Finding]:
+    paths = sorted({clip.path for clip in corpus.clips})
+    others: Counter[int] = Counter()
     for i, path in enumerate(paths):
         try:
             info = audio_info(path)
         except AudioError as error:
             yield Finding(severity="error", message=str(error))
         else:
-            yield from _unusual(path, info.sample_rate, info.n_channels, sample_rate)
+            others.update([info.sample_rate] if sample_rate not in (None, info.sample_rate) else [])
+            if info.n_channels > 1:
+                message = f"{path}: channels={info.n_channels} must be 1; keep one channel"
+                yield Finding(severity="error", message=message)
         if progress is not None:
             progress(i + 1, len(paths))
-
-
-def _unusual(path: Path, rate: int, n_channels: int, wanted_rate: int | None) -> Iterator[Finding]:
-    if n_channels > 1:
-        yield Finding(severity="error", message=f"{path}: channels={n_channels} must be 1; keep one channel")
-    if wanted_rate is not None and rate != wanted_rate:
-        message = f"{path}: sample_rate={rate} is not {wanted_rate}; it is resampled when loaded"
-        yield Finding(severity="warning", message=message)
+    if others:
+        rates = ", ".join(str(rate) for rate in sorted(others))
+        message = (
+            f"{corpus.root}: {others.total()} of {len(paths)} files are not at sample_rate={sample_rate} but {rates}"
+        )
+        yield Finding(severity="warning", message=f"{message}; they are resampled when loaded")
 
 
 def _duplicates(clips: Iterable[Clip]) -> Iterator[Finding]:
