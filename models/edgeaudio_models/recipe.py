@@ -18,7 +18,7 @@ from edgeaudio_models.augmentation import AugmentationSpec
 from edgeaudio_runtime.errors import SpecError
 
 CORPUS_KINDS = ("recordings", "synthesis")
-CALIBRATION_METHODS = ("histogram", "minmax")
+CALIBRATION_METHODS = ("mse", "minmax")
 SCHEDULES = ("one_cycle", "warmup_cosine")
 
 
@@ -153,8 +153,8 @@ class ContextRecipe:
 class CalibrationRecipe:
     """How activation ranges are found at export."""
 
-    method: str = "histogram"
-    """"histogram" (range of least error) or "minmax"."""
+    method: str = "mse"
+    """"mse" (range of least error) or "minmax"."""
     clips: int = 512
     """Training clips rolled out from reset."""
 
