@@ -187,17 +187,21 @@ def test_identical_recordings_are_an_error_across_splits_or_labels_only(tmp_path
 def test_files_that_cannot_be_used_are_found_before_training(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "stereo.wav", np.zeros((160, 2)), 16_000)
     (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "whole.flac", np.sin(np.arange(16_000)), 16_000)
+    (tmp_path / "truncated.flac").write_bytes((tmp_path / "whole.flac").read_bytes()[:8000])
     corpus = corpus_of(
         tmp_path,
         Clip(path=tmp_path / "stereo.wav", label="yes"),
         Clip(path=tmp_path / "empty.wav", label="yes"),
+        Clip(path=tmp_path / "truncated.flac", label="yes"),
         clip(tmp_path, "slow.wav", np.arange(10), rate=8_000),
     )
     found = messages(corpus, files=True, sample_rate=16_000)
     assert found[0].endswith("empty.wav: the file is empty (0 bytes); fetch it again")
     assert found[1].endswith("stereo.wav: channels=2 must be 1; keep one channel")
-    rates = "1 of 3 files are not at sample_rate=16000 but 8000; they are resampled when loaded"
-    assert found[2] == f"warning: {tmp_path}: {rates}"
+    assert "truncated.flac: " in found[2]
+    rates = "1 of 4 files are not at sample_rate=16000 but 8000; they are resampled when loaded"
+    assert found[3] == f"warning: {tmp_path}: {rates}"
 
 
 @pytest.mark.real_speech

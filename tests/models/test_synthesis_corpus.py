@@ -193,6 +193,9 @@ def test_bad_requests_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_words_hold_no_keyword() -> None:
     assert unknown_words(["Write", "cat"], ["write it", "CAT", "catfish", "dog"]) == ("catfish", "dog")
+    assert unknown_words(["no", "stop"], ["know", "I know", "knot", "stop it", "write"]) == ("knot", "write")
+    commands = {"yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"}
+    assert unknown_words(sorted(commands)) == UNKNOWN_WORDS
     assert len(UNKNOWN_WORDS) == len(set(UNKNOWN_WORDS)) >= 60
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeaudio_models.audio_files import audio_info
+from edgeaudio_models.audio_files import audio_info, read_float
 from edgeaudio_models.corpora.clips import SILENCE, Clip, Corpus
 from edgeaudio_models.corpora.loading import Progress
 from edgeaudio_models.errors import CorpusError
@@ -31,7 +31,7 @@ class Finding:
 def check_corpus(
     corpus: Corpus, *, sample_rate: int | None = None, files: bool = False, progress: Progress | None = None
 ) -> tuple[Finding, ...]:
-    """Check labels, splits and speakers; with ``files`` also that every file opens and none stands in two splits.
+    """Check labels, splits and speakers; with ``files`` also that every file decodes and none stands in two splits.
 
     Args:
         corpus: What to check.
@@ -101,6 +101,7 @@ def _files(corpus: Corpus, sample_rate: int | None, progress: Progress | None) -
     for i, path in enumerate(paths):
         try:
             info = audio_info(path)
+            read_float(path, channel=0)  # the header of a cut FLAC file is whole; only decoding tells
         except AudioError as error:
             yield Finding(severity="error", message=str(error))
         else:
