@@ -55,10 +55,11 @@ class _Program:
 
     def __init__(self, spec: MelSpec, n: int, weights: _Weights) -> None:
         padded = np.zeros((n, spec.n_fft))
+        power = np.empty((n, len(weights.mel)), dtype=np.float32)
         self.windowed = padded[:, : spec.win_length]
         self.mel = np.empty((n, spec.n_mels), dtype=np.float32)
         self.log_mel_steps: list[Step] = [
-            *_power_spectrum(spec, padded, power := np.empty((n, len(weights.mel)), dtype=np.float32), weights.bins),
+            *_power_spectrum(spec, padded, power, weights.bins),
             # One row-vector product a frame: a whole-matrix product would round differently for different n.
             (np.matmul, (power[:, None, :], weights.mel, self.mel[:, None, :])),
             *_logarithm(spec, self.mel),
