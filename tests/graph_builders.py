@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from edgeaudio_runtime.graph import IntegerGraph, Op, StateSpec, Tensor
 from edgeaudio_runtime.quantization import QuantParams
 
@@ -37,16 +38,28 @@ class GraphBuilder:
         self.constants[name] = data
         return name
 
-    def op(self, kind: str, inputs: tuple[str, ...], shape: tuple[int, ...], quant: QuantParams | None, **attrs: Any) -> str:
+    def op(
+        self, kind: str, inputs: tuple[str, ...], shape: tuple[int, ...], quant: QuantParams | None, **attrs: Any
+    ) -> str:
         """Add an operation with a new output."""
         name = self.activation(f"{kind}_{len(self.ops)}", shape, quant)
         self.ops.append(Op(kind=kind, inputs=inputs, outputs=(name,), attrs=attrs, name=name))
         return name
 
     def conv(
-        self, x: str, channels: int, kernel: tuple[int, int], quant: QuantParams, *, stride: tuple[int, int] = (1, 1),
-        dilation: tuple[int, int] = (1, 1), groups: int = 1, pad_f: tuple[int, int] = (0, 0), relu: bool = False,
-        weight: npt.NDArray[np.int8] | None = None, weight_scale: tuple[float, ...] | None = None,
+        self,
+        x: str,
+        channels: int,
+        kernel: tuple[int, int],
+        quant: QuantParams,
+        *,
+        stride: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        pad_f: tuple[int, int] = (0, 0),
+        relu: bool = False,
+        weight: npt.NDArray[np.int8] | None = None,
+        weight_scale: tuple[float, ...] | None = None,
     ) -> str:
         """Add a convolution with random per-channel weights that fill the output's range, or the given ones."""
         source = self.tensors[x]
@@ -60,16 +73,33 @@ class GraphBuilder:
             spread = 70.0 * 73.0 * np.sqrt(weight[0].size) * source.quant.scale[0]
             weight_scale = tuple(quant.scale[0] * 55.0 / spread * self.rng.uniform(0.6, 1.5, channels))
         weight_name = self.constant(
-            f"weight_{len(self.ops)}", weight, QuantParams(scale=weight_scale, axis=0 if len(weight_scale) > 1 else None, qmin=-127))
-        bias_scale = tuple(np.float32(source.quant.scale[0]) * np.asarray(self.tensors[weight_name].quant.scale, np.float32))
+            f"weight_{len(self.ops)}",
+            weight,
+            QuantParams(scale=weight_scale, axis=0 if len(weight_scale) > 1 else None, qmin=-127),
+        )
+        bias_scale = tuple(
+            np.float32(source.quant.scale[0]) * np.asarray(self.tensors[weight_name].quant.scale, np.float32)
+        )
         # Given weights make an average, which has no bias.
         bias = np.zeros(channels, np.int32) if given else self.rng.integers(-3000, 3001, channels).astype(np.int32)
         bias_name = self.constant(
-            f"bias_{len(self.ops)}", bias, QuantParams(scale=bias_scale, axis=0 if len(bias_scale) > 1 else None, dtype="int32"))
+            f"bias_{len(self.ops)}",
+            bias,
+            QuantParams(scale=bias_scale, axis=0 if len(bias_scale) > 1 else None, dtype="int32"),
+        )
         out_t = (frames - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
         out_f = (bins + sum(pad_f) - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-        return self.op("conv", (x, weight_name, bias_name), (n, out_t, out_f, channels), quant,
-                       stride=stride, dilation=dilation, groups=groups, pad_f=pad_f, relu=relu)
+        return self.op(
+            "conv",
+            (x, weight_name, bias_name),
+            (n, out_t, out_f, channels),
+            quant,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            pad_f=pad_f,
+            relu=relu,
+        )
 
     def fifo(self, x: str, frames: int) -> str:
         """Prepend a state of ``frames`` frames to ``x``; it ends as the last frames of the result."""
@@ -82,19 +112,35 @@ class GraphBuilder:
         self.states.append(StateSpec(name=f"state_{index}", input=before, output=after, initial=tensor.zero_code))
         return joined
 
-    def build(self, output: str, *, input: str = "features", name: str = "test", requantization: str = "fp32") -> IntegerGraph:
+    def build(
+        self, output: str, *, input: str = "features", name: str = "test", requantization: str = "fp32"
+    ) -> IntegerGraph:
         """The graph so far."""
         return IntegerGraph(
-            name=name, tensors=self.tensors, constants=self.constants, ops=tuple(self.ops), input=input, output=output,
-            states=tuple(self.states), requantization=requantization,
+            name=name,
+            tensors=self.tensors,
+            constants=self.constants,
+            ops=tuple(self.ops),
+            input=input,
+            output=output,
+            states=tuple(self.states),
+            requantization=requantization,
         )
 
 
 def residual_graph(
-    *, seed: int = 0, n_features: int = 40, channels: int = 64, blocks: int = 6, kernel: int = 9, step_frames: int = 4,
-    window: int = 50, n_labels: int = 12, requantization: str = "fp32",
+    *,
+    seed: int = 0,
+    n_features: int = 40,
+    channels: int = 64,
+    blocks: int = 6,
+    kernel: int = 9,
+    step_frames: int = 4,
+    window: int = 50,
+    n_labels: int = 12,
+    requantization: str = "fp32",
 ) -> IntegerGraph:
-    """A causal residual keyword net: strided first convolution, depthwise-separable blocks with tied adds, average over a FIFO."""
+    """A causal residual keyword net: strided first convolution, separable blocks, tied adds, average over a FIFO."""
     g = GraphBuilder(seed=seed)
     stream = QuantParams(scale=(0.05,), zero_point=-3)
     hidden = QuantParams(scale=(0.03,), zero_point=-128)
@@ -106,8 +152,16 @@ def residual_graph(
         x = g.op("add", (x, y), g.tensors[x].shape, stream, relu=False)
     per_step = g.tensors[x].shape[1]
     ones = np.full((channels, window, 1, 1), 127, np.int8)
-    x = g.conv(g.fifo(x, window - per_step), channels, (window, 1), QuantParams(scale=(0.02,), zero_point=-3), stride=(per_step, 1),
-               groups=channels, weight=ones, weight_scale=(float(np.float32(1 / (127 * window))),))
+    x = g.conv(
+        g.fifo(x, window - per_step),
+        channels,
+        (window, 1),
+        QuantParams(scale=(0.02,), zero_point=-3),
+        stride=(per_step, 1),
+        groups=channels,
+        weight=ones,
+        weight_scale=(float(np.float32(1 / (127 * window))),),
+    )
     logits = g.conv(x, n_labels, (1, 1), QuantParams(scale=(0.1,), zero_point=5))
     return g.build(logits, name="residual", requantization=requantization)
 

@@ -60,6 +60,8 @@ def mean_frequency_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     if x.quant is None or output.quant is None:
         return lambda arrays, steps: arrays[0].mean(axis=2, keepdims=True, dtype=np.float32)
     bins = x.shape[2]
-    requantize = requantizer(graph.requantization, scale_in=x.quant.scale[0], scale_weight=np.float32(1 / bins), output=output.quant)
+    requantize = requantizer(
+        graph.requantization, scale_in=x.quant.scale[0], scale_weight=np.float32(1 / bins), output=output.quant
+    )
     offset = np.int32(bins * x.quant.zero_point)
     return lambda arrays, steps: requantize(arrays[0].sum(axis=2, keepdims=True, dtype=np.int32) - offset)

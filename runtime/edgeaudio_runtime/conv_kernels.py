@@ -1,8 +1,8 @@
 """Convolutions and fully connected layers in numpy: int8 or int16 activations with int8 weights, and float32 islands.
 
 Integers are multiplied in floating point because BLAS has no integer product: every product and every partial sum is an
-integer below a bound known from the weights, so float32 is exact while that bound is at most 2**24 and float64 is exact always
-(at most 2**53). The order of additions therefore does not matter, and results equal int32 arithmetic bit for bit.
+integer below a bound known from the weights, so float32 is exact while that bound is at most 2**24, and float64
+always (2**53). The order of additions therefore does not matter, and results equal integer arithmetic bit for bit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def fully_connected_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     weights = _constant(graph, op, 1).T
     dtype = _compute_dtype(graph, op)
     matrix = np.ascontiguousarray(weights, dtype=dtype)
-    return _kernel(graph, op, lambda x: x @ matrix)
+    return _kernel(graph, op, lambda x: _product(x, matrix))
 
 
 def _kernel(graph: IntegerGraph, op: Op, multiply: Any) -> Kernel:
@@ -43,8 +43,12 @@ def _kernel(graph: IntegerGraph, op: Op, multiply: Any) -> Kernel:
     assert x.quant is not None
     weight_quant = _weight_quant(graph, op)
     requantize = requantizer(
-        graph.requantization, scale_in=x.quant.scale[0], scale_weight=np.asarray(weight_quant.scale, dtype=np.float32),
-        output=output.quant, relu=bool(op.attrs.get("relu")), wide=x.dtype == "int16",
+        graph.requantization,
+        scale_in=x.quant.scale[0],
+        scale_weight=np.asarray(weight_quant.scale, dtype=np.float32),
+        output=output.quant,
+        relu=bool(op.attrs.get("relu")),
+        wide=x.dtype == "int16",
     )
     zero = dtype.type(x.quant.zero_point)
 
@@ -83,13 +87,14 @@ def _dense(op: Op, weight: Array, windows: Any) -> Any:
     matrix = np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T)
     if weight.shape[1:3] == (1, 1) and tuple(op.attrs.get("pad_f", (0, 0))) == (0, 0):
         stride_t, stride_f = op.attrs.get("stride", (1, 1))
-        return lambda x: x[:, ::stride_t, ::stride_f] @ matrix
+        return lambda x: _product(x[:, ::stride_t, ::stride_f], matrix)
+    return lambda x: _product(windows(x), matrix)
 
-    def run(x: Array) -> Array:
-        view = windows(x)
-        return view.reshape(*view.shape[:3], -1) @ matrix
 
-    return run
+def _product(rows: Array, matrix: Array) -> Array:
+    """``[N, T, F, ...] @ matrix`` as one product; numpy would run one for each frame otherwise."""
+    flat: Array = np.matmul(rows.reshape(-1, matrix.shape[0]), matrix)
+    return flat.reshape(*rows.shape[:3], -1)
 
 
 def _depthwise(weight: Array, windows: Any, groups: int) -> Any:
@@ -100,7 +105,7 @@ def _depthwise(weight: Array, windows: Any, groups: int) -> Any:
         return lambda x: np.einsum("ntfklc,klc->ntfc", windows(x), single)
 
     def run(x: Array) -> Array:
-        product = np.einsum("ntfklc,klcm->ntfcm", windows(x), taps)
+        product: Array = np.einsum("ntfklc,klcm->ntfcm", windows(x), taps)
         return product.reshape(*product.shape[:3], -1)
 
     return run
@@ -113,14 +118,14 @@ def _grouped(weight: Array, windows: Any, groups: int) -> Any:
     def run(x: Array) -> Array:
         view = windows(x)
         parts = np.split(view, groups, axis=5)
-        products = [part.reshape(*view.shape[:3], -1) @ matrix for part, matrix in zip(parts, matrices, strict=True)]
+        products = [_product(part, matrix) for part, matrix in zip(parts, matrices, strict=True)]
         return np.concatenate(products, axis=3)
 
     return run
 
 
 def _windows(op: Op, kernel: tuple[int, ...]) -> Any:
-    """Function to a read-only view ``[N, T', F', KT, KF, C]`` of what each output reads; padding is 0, the centred zero point."""
+    """Function to a read-only view ``[N, T', F', KT, KF, C]`` of what each output reads; padding is centred, 0."""
     (stride_t, stride_f), (dilation_t, dilation_f) = op.attrs.get("stride", (1, 1)), op.attrs.get("dilation", (1, 1))
     pad = tuple(op.attrs.get("pad_f", (0, 0)))
 
@@ -131,7 +136,9 @@ def _windows(op: Op, kernel: tuple[int, ...]) -> Any:
         out_t = (frames - dilation_t * (kernel[0] - 1) - 1) // stride_t + 1
         out_f = (bins - dilation_f * (kernel[1] - 1) - 1) // stride_f + 1
         if out_t < 1 or out_f < 1:
-            raise SpecError(f"operation 'conv' ({op.name or op.outputs[0]}): {frames} frames of {bins} bins are less than one window")
+            raise SpecError(
+                f"operation 'conv' ({op.name or op.outputs[0]}): {frames} frames of {bins} bins are less than a window"
+            )
         s_n, s_t, s_f, s_c = x.strides
         strides = (s_n, s_t * stride_t, s_f * stride_f, s_t * dilation_t, s_f * dilation_f, s_c)
         shape = (n, out_t, out_f, kernel[0], kernel[1], channels)
@@ -143,7 +150,9 @@ def _windows(op: Op, kernel: tuple[int, ...]) -> Any:
 def _constant(graph: IntegerGraph, op: Op, index: int) -> npt.NDArray[Any]:
     name = op.inputs[index]
     if name not in graph.constants:
-        raise SpecError(f"operation {op.kind!r} ({op.name or op.outputs[0]}): weight and bias must be constants; {name!r} is computed")
+        raise SpecError(
+            f"operation {op.kind!r} ({op.name or op.outputs[0]}): {name!r} is computed; weights must be constants"
+        )
     return graph.constants[name]
 
 

@@ -39,7 +39,7 @@ def _sum_kernel(graph: IntegerGraph, op: Op, *, sign: int) -> Kernel:
     def rescaled(arrays: list[Array], steps: int) -> Array:
         """``clip(rint((a - z_a) * (s_a / s_o) + (b - z_b) * (s_b / s_o)) + z_o)``, each step rounded to float32."""
         a, b = (arrays[0].astype(np.float32) - zero_a) * ratio_a, (arrays[1].astype(np.float32) - zero_b) * ratio_b
-        return np.clip(np.rint(a + b) + zero, low, high).astype(dtype)
+        return np.asarray(np.clip(np.rint(a + b) + zero, low, high), dtype=dtype)
 
     return rescaled
 
@@ -57,13 +57,21 @@ def mul_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     if first.quant is None or second.quant is None or output.quant is None:
         return _float_kernel(op, lambda a, b: a * b)
     requantize = requantizer(
-        graph.requantization, scale_in=first.quant.scale[0], scale_weight=second.quant.scale[0], output=output.quant,
+        graph.requantization,
+        scale_in=first.quant.scale[0],
+        scale_weight=second.quant.scale[0],
+        output=output.quant,
         relu=bool(op.attrs.get("relu")),
     )
     # 17 bits times 17 bits: above 2**31 only for int16, where int64 is needed.
-    wide = np.int64 if "int16" in (first.dtype, second.dtype) else np.int32
-    zero_a, zero_b = wide(first.quant.zero_point), wide(second.quant.zero_point)
-    return lambda arrays, steps: requantize((arrays[0].astype(wide) - zero_a) * (arrays[1].astype(wide) - zero_b))
+    wide = np.dtype(np.int64 if "int16" in (first.dtype, second.dtype) else np.int32)
+    zero_a, zero_b = wide.type(first.quant.zero_point), wide.type(second.quant.zero_point)
+
+    def run(arrays: list[Array], steps: int) -> Array:
+        a, b = np.subtract(arrays[0], zero_a, dtype=wide), np.subtract(arrays[1], zero_b, dtype=wide)
+        return requantize(np.multiply(a, b))
+
+    return run
 
 
 def relu_kernel(graph: IntegerGraph, op: Op) -> Kernel:

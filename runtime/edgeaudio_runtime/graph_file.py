@@ -24,14 +24,26 @@ FORMAT = "edgeaudio.integer_graph"
 VERSION = 1
 ALIGNMENT = 16
 
-_GRAPH_FIELDS = frozenset({
-    "format", "version", "name", "requantization", "input", "output", "tensors", "ops", "states", "constants", "blob_bytes",
-})
+_GRAPH_FIELDS = frozenset(
+    {
+        "format",
+        "version",
+        "name",
+        "requantization",
+        "input",
+        "output",
+        "tensors",
+        "ops",
+        "states",
+        "constants",
+        "blob_bytes",
+    }
+)
 _CONSTANT_FIELDS = frozenset({"name", "dtype", "shape", "offset"})
 
 
 def save_graph(graph: IntegerGraph, json_path: Path, blob_path: Path) -> None:
-    """Write ``graph`` as canonical JSON (sorted keys, no spaces) and blob; both files are written, never appended to."""
+    """Write ``graph`` as canonical JSON (sorted keys, no spaces) and blob; existing files are replaced."""
     description, blob = graph_to_bytes(graph)
     blob_path.write_bytes(blob)
     json_path.write_bytes(description)
@@ -41,8 +53,14 @@ def graph_to_bytes(graph: IntegerGraph) -> tuple[bytes, bytes]:
     """The two files of :func:`save_graph` as bytes; equal graphs give equal bytes."""
     constants, blob = _pack_constants(graph)
     document = {
-        "format": FORMAT, "version": VERSION, "name": graph.name, "requantization": graph.requantization,
-        "input": graph.input, "output": graph.output, "blob_bytes": len(blob), "constants": constants,
+        "format": FORMAT,
+        "version": VERSION,
+        "name": graph.name,
+        "requantization": graph.requantization,
+        "input": graph.input,
+        "output": graph.output,
+        "blob_bytes": len(blob),
+        "constants": constants,
         "tensors": [_tensor_to_dict(t) for t in graph.tensors.values()],
         "ops": [_op_to_dict(op) for op in graph.ops],
         "states": [{"name": s.name, "input": s.input, "output": s.output, "initial": s.initial} for s in graph.states],
@@ -63,7 +81,9 @@ def load_graph(json_bytes: bytes, blob_bytes: bytes) -> IntegerGraph:
     except SpecError as error:
         raise BundleError(f"model.json: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BundleError(f"model.json is damaged ({type(error).__name__}: {error}); export the bundle again") from error
+        raise BundleError(
+            f"model.json is damaged ({type(error).__name__}: {error}); export the bundle again"
+        ) from error
 
 
 def _parse(json_bytes: bytes) -> dict[str, Any]:
@@ -75,7 +95,9 @@ def _parse(json_bytes: bytes) -> dict[str, Any]:
         raise BundleError(f"model.json must be an object with format={FORMAT!r}; export the bundle again")
     version = document.get("version")
     if version != VERSION:
-        raise BundleError(f"model.json has version={version!r}, this runtime reads {VERSION}; upgrade edgeaudio-runtime or export again")
+        raise BundleError(
+            f"model.json has version={version!r}, this runtime reads {VERSION}; upgrade edgeaudio-runtime"
+        )
     _only_known(document, _GRAPH_FIELDS, "graph")
     return document
 
@@ -83,9 +105,12 @@ def _parse(json_bytes: bytes) -> dict[str, Any]:
 def _graph_from_document(document: dict[str, Any], blob: bytes) -> IntegerGraph:
     tensors = _tensors(document["tensors"])
     graph = IntegerGraph(
-        name=_text(document["name"]), tensors=tensors, constants=_unpack_constants(document, tensors, blob),
+        name=_text(document["name"]),
+        tensors=tensors,
+        constants=_unpack_constants(document, tensors, blob),
         ops=tuple(_op_from_dict(values) for values in document["ops"]),
-        input=_text(document["input"]), output=_text(document["output"]),
+        input=_text(document["input"]),
+        output=_text(document["output"]),
         states=tuple(StateSpec(**values) for values in document["states"]),
         requantization=document["requantization"],
     )
@@ -105,10 +130,14 @@ def _pack_constants(graph: IntegerGraph) -> tuple[list[dict[str, Any]], bytes]:
 
 
 def _unpack_constants(
-    document: dict[str, Any], tensors: Mapping[str, Tensor], blob: bytes,
+    document: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    blob: bytes,
 ) -> dict[str, npt.NDArray[Any]]:
     if document["blob_bytes"] != len(blob):
-        raise BundleError(f"model.bin has {len(blob)} bytes, model.json says {document['blob_bytes']}; the files do not belong together")
+        raise BundleError(
+            f"model.bin has {len(blob)} bytes, not {document['blob_bytes']}; it does not belong to model.json"
+        )
     constants: dict[str, npt.NDArray[Any]] = {}
     free_from = 0
     for entry in sorted(document["constants"], key=lambda entry: int(entry["offset"])):
@@ -120,19 +149,27 @@ def _unpack_constants(
     return constants
 
 
-def _check_constant(entry: dict[str, Any], tensors: Mapping[str, Tensor], blob: bytes, free_from: int) -> tuple[str, int]:
+def _check_constant(
+    entry: dict[str, Any], tensors: Mapping[str, Tensor], blob: bytes, free_from: int
+) -> tuple[str, int]:
     _only_known(entry, _CONSTANT_FIELDS, "constant")
     name, offset = _text(entry["name"]), entry["offset"]
     if name not in tensors:
         raise BundleError(f"constant {name!r} of model.json is no tensor of the graph; export the bundle again")
     tensor = tensors[name]
     if entry["dtype"] != tensor.dtype or entry["shape"] != list(tensor.shape):
-        raise BundleError(f"constant {name!r}: {entry['dtype']}{entry['shape']} is not its tensor's {tensor.dtype}{list(tensor.shape)}")
+        raise BundleError(
+            f"constant {name!r}: {entry['dtype']}{entry['shape']} is not {tensor.dtype}{list(tensor.shape)}, its tensor"
+        )
     end = offset + math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
     if type(offset) is not int or offset % ALIGNMENT or offset < 0 or end > len(blob):
-        raise BundleError(f"constant {name!r}: offset={offset} to {end} must be a multiple of {ALIGNMENT} inside the {len(blob)} bytes of model.bin")
+        raise BundleError(
+            f"constant {name!r}: offset={offset} must be a multiple of {ALIGNMENT} and {end} inside {len(blob)} bytes"
+        )
     if offset < free_from:
-        raise BundleError(f"constant {name!r}: offset={offset} overlaps the constant before it, which ends at {free_from}")
+        raise BundleError(
+            f"constant {name!r}: offset={offset} overlaps the constant before it, which ends at {free_from}"
+        )
     return name, end
 
 
@@ -162,7 +199,9 @@ def _tensor_from_dict(values: dict[str, Any]) -> Tensor:
     _only_known(values, frozenset({"name", "shape", "dtype", "quant"}), "tensor")
     shape = tuple(values["shape"])
     if len(shape) > 4 or any(type(size) is not int for size in shape) or math.prod(shape) > MAX_ELEMENTS:
-        raise BundleError(f"tensor {values['name']!r}: shape={list(shape)} must have at most 4 whole sizes and {MAX_ELEMENTS} elements")
+        raise BundleError(
+            f"tensor {values['name']!r}: shape={list(shape)} must be at most 4 sizes and {MAX_ELEMENTS} elements"
+        )
     quant = None if values["quant"] is None else QuantParams.from_dict(values["quant"])
     return Tensor(name=_text(values["name"]), shape=shape, dtype=_text(values["dtype"]), quant=quant)
 
@@ -175,8 +214,11 @@ def _op_to_dict(op: Op) -> dict[str, Any]:
 def _op_from_dict(values: dict[str, Any]) -> Op:
     _only_known(values, frozenset({"kind", "inputs", "outputs", "attrs", "name"}), "operation")
     return Op(
-        kind=_text(values["kind"]), inputs=tuple(map(_text, values["inputs"])), outputs=tuple(map(_text, values["outputs"])),
-        attrs=dict(values["attrs"]), name=_text(values["name"]),
+        kind=_text(values["kind"]),
+        inputs=tuple(map(_text, values["inputs"])),
+        outputs=tuple(map(_text, values["outputs"])),
+        attrs=dict(values["attrs"]),
+        name=_text(values["name"]),
     )
 
 

@@ -13,6 +13,9 @@ Shape = tuple[int, ...]
 MAX_ELEMENTS = 2**26
 """Elements a tensor may have; a larger shape is a damaged or hostile file, not a small audio model."""
 
+_MAX_ATTRIBUTE = 2**20
+"""Largest stride, dilation, padding or index; beyond, products of them leave 64 bits."""
+
 _SHARED_QUANT = frozenset({"concat", "slice", "relu", "clamp", "merge_frequency"})
 
 
@@ -33,7 +36,9 @@ def check_shapes(graph: IntegerGraph) -> None:
         except SpecError:
             raise
         except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise SpecError(f"operation {_label(op)}: wrong number or rank of inputs or attributes ({error!r})") from error
+            raise SpecError(
+                f"operation {_label(op)}: wrong number or rank of inputs or attributes ({error!r})"
+            ) from error
         if output.shape != expected:
             raise SpecError(f"operation {_label(op)}: output shape {list(output.shape)} must be {list(expected)}")
         _check_quantization(op, inputs, output)
@@ -62,17 +67,25 @@ def _check_quantization(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     if op.kind == "dequantize" and (inputs[0].dtype == "float32" or output.dtype != "float32"):
         raise SpecError(f"operation {_label(op)}: dequantize goes from codes to float32")
     if op.kind not in {"quantize", "dequantize"} and (inputs[0].dtype == "float32") != (output.dtype == "float32"):
-        raise SpecError(f"operation {_label(op)}: input {inputs[0].dtype} and output {output.dtype} mix codes and float32")
+        raise SpecError(
+            f"operation {_label(op)}: input {inputs[0].dtype} and output {output.dtype} mix codes and float32"
+        )
 
 
 def _check_weights(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     weight, bias = inputs[1], inputs[2]
     if weight.dtype != "int8" or bias.dtype != "int32" or output.dtype not in {"int8", "int16"}:
-        raise SpecError(f"operation {_label(op)}: weight {weight.dtype}, bias {bias.dtype}; they must be int8 and int32")
+        raise SpecError(
+            f"operation {_label(op)}: weight {weight.dtype}, bias {bias.dtype}; they must be int8 and int32"
+        )
     if weight.quant is None or weight.quant.zero_point != 0 or weight.quant.axis not in {None, 0}:
-        raise SpecError(f"operation {_label(op)}: weight {weight.name!r} must be symmetric, per tensor or per channel along axis 0")
+        raise SpecError(
+            f"operation {_label(op)}: weight {weight.name!r} must be symmetric, per tensor or per channel along axis 0"
+        )
     if len(weight.quant.scale) not in {1, weight.shape[0]}:
-        raise SpecError(f"operation {_label(op)}: weight {weight.name!r} has {len(weight.quant.scale)} scales for {weight.shape[0]} channels")
+        raise SpecError(
+            f"operation {_label(op)}: {weight.name!r} has {len(weight.quant.scale)} scales for {weight.shape[0]} channels"
+        )
 
 
 def _conv(op: Op, inputs: list[Tensor]) -> Shape:
@@ -82,7 +95,7 @@ def _conv(op: Op, inputs: list[Tensor]) -> Shape:
     groups = op.attrs.get("groups", 1)
     if groups < 1 or channels != in_channels * groups or out_channels % groups or bias.shape != (out_channels,):
         raise SpecError(
-            f"operation {_label(op)}: groups={groups}, weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {channels} channels"
+            f"operation {_label(op)}: {weight.shape}, {bias.shape}, groups={groups} do not fit {channels} channels"
         )
     (stride_t, stride_f), (dilation_t, dilation_f) = op.attrs.get("stride", (1, 1)), op.attrs.get("dilation", (1, 1))
     pad_low, pad_high = op.attrs.get("pad_f", (0, 0))
@@ -99,7 +112,9 @@ def _conv(op: Op, inputs: list[Tensor]) -> Shape:
 def _fully_connected(op: Op, inputs: list[Tensor]) -> Shape:
     x, weight, bias = inputs
     if weight.shape[1:] != (x.shape[-1],) or bias.shape != (weight.shape[0],):
-        raise SpecError(f"operation {_label(op)}: weight {list(weight.shape)} and bias {list(bias.shape)} do not fit {x.shape[-1]} channels")
+        raise SpecError(
+            f"operation {_label(op)}: weight {weight.shape} and bias {bias.shape} do not fit {x.shape[-1]} channels"
+        )
     return (*x.shape[:-1], weight.shape[0])
 
 
@@ -117,8 +132,10 @@ def _concat(op: Op, inputs: list[Tensor]) -> Shape:
     first = inputs[0].shape
     for tensor in inputs:
         if len(tensor.shape) != 4 or any(tensor.shape[i] != first[i] for i in range(4) if i != axis):
-            raise SpecError(f"operation {_label(op)}: shapes {[list(t.shape) for t in inputs]} differ beside axis {axis}")
-    return (*first[:axis], sum(t.shape[axis] for t in inputs), *first[axis + 1:])
+            raise SpecError(
+                f"operation {_label(op)}: shapes {[list(t.shape) for t in inputs]} differ beside axis {axis}"
+            )
+    return (*first[:axis], sum(t.shape[axis] for t in inputs), *first[axis + 1 :])
 
 
 def _slice(op: Op, inputs: list[Tensor]) -> Shape:
@@ -127,8 +144,10 @@ def _slice(op: Op, inputs: list[Tensor]) -> Shape:
     size = shape[axis]
     low, high = (size + start, size + stop) if axis == 1 else (start, stop)
     if not 0 <= low < high <= size:
-        raise SpecError(f"operation {_label(op)}: start={start}, stop={stop} must select a part of {size} along axis {axis}")
-    return (*shape[:axis], high - low, *shape[axis + 1:])
+        raise SpecError(
+            f"operation {_label(op)}: start={start}, stop={stop} must select a part of {size} along axis {axis}"
+        )
+    return (*shape[:axis], high - low, *shape[axis + 1 :])
 
 
 def slice_bounds(op: Op) -> tuple[int, int]:
@@ -136,7 +155,9 @@ def slice_bounds(op: Op) -> tuple[int, int]:
     start, stop = op.attrs["start"], op.attrs["stop"]
     _check_integers(op, start, stop)
     if op.attrs["axis"] == 1 and not (start < 0 and start < stop <= 0):
-        raise SpecError(f"operation {_label(op)}: start={start}, stop={stop} on time must count from the end: start < stop <= 0")
+        raise SpecError(
+            f"operation {_label(op)}: start={start}, stop={stop} on time must count from the end: start < stop <= 0"
+        )
     return start, stop
 
 
@@ -161,9 +182,9 @@ def _clamp(op: Op, inputs: list[Tensor]) -> Shape:
 
 
 def _check_integers(op: Op, *values: object) -> None:
-    wrong = [value for value in values if type(value) is not int]
+    wrong = [value for value in values if type(value) is not int or abs(value) > _MAX_ATTRIBUTE]
     if wrong:
-        raise SpecError(f"operation {_label(op)}: attributes {wrong} must be whole numbers")
+        raise SpecError(f"operation {_label(op)}: attributes {wrong} must be whole numbers up to {_MAX_ATTRIBUTE}")
 
 
 def _mean_frequency(op: Op, inputs: list[Tensor]) -> Shape:
@@ -180,9 +201,24 @@ def _label(op: Op) -> str:
     return f"{op.kind!r} ({op.name or op.outputs[0]})"
 
 
-_SHAPES: Mapping[str, Callable[[Op, list[Tensor]], Shape]] = MappingProxyType({
-    "conv": _conv, "fully_connected": _fully_connected, "add": _elementwise, "sub": _elementwise, "mul": _elementwise,
-    "mean_frequency": _mean_frequency, "merge_frequency": _merge_frequency, "concat": _concat, "slice": _slice,
-    "relu": _same, "clamp": _clamp, "sigmoid": _same, "tanh": _same, "softmax": _same, "quantize": _same,
-    "dequantize": _same, "requantize": _same,
-})
+_SHAPES: Mapping[str, Callable[[Op, list[Tensor]], Shape]] = MappingProxyType(
+    {
+        "conv": _conv,
+        "fully_connected": _fully_connected,
+        "add": _elementwise,
+        "sub": _elementwise,
+        "mul": _elementwise,
+        "mean_frequency": _mean_frequency,
+        "merge_frequency": _merge_frequency,
+        "concat": _concat,
+        "slice": _slice,
+        "relu": _same,
+        "clamp": _clamp,
+        "sigmoid": _same,
+        "tanh": _same,
+        "softmax": _same,
+        "quantize": _same,
+        "dequantize": _same,
+        "requantize": _same,
+    }
+)

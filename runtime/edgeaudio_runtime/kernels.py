@@ -48,21 +48,23 @@ def _merge_frequency_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     return lambda arrays, steps: arrays[0].reshape(*arrays[0].shape[:2], 1, -1)
 
 
-_KERNELS: Mapping[str, Callable[[IntegerGraph, Op], Kernel]] = MappingProxyType({
-    "conv": conv.conv_kernel,
-    "fully_connected": conv.fully_connected_kernel,
-    "add": elementwise.add_kernel,
-    "sub": elementwise.sub_kernel,
-    "mul": elementwise.mul_kernel,
-    "relu": elementwise.relu_kernel,
-    "clamp": elementwise.clamp_kernel,
-    "quantize": elementwise.quantize_kernel,
-    "dequantize": elementwise.dequantize_kernel,
-    "requantize": elementwise.requantize_kernel,
-    "concat": _concat_kernel,
-    "merge_frequency": _merge_frequency_kernel,
-    "mean_frequency": activation.mean_frequency_kernel,
-    "sigmoid": activation.sigmoid_kernel,
-    "tanh": activation.tanh_kernel,
-    "softmax": activation.softmax_kernel,
-})
+_KERNELS: Mapping[str, Callable[[IntegerGraph, Op], Kernel]] = MappingProxyType(
+    {
+        "conv": conv.conv_kernel,
+        "fully_connected": conv.fully_connected_kernel,
+        "add": elementwise.add_kernel,
+        "sub": elementwise.sub_kernel,
+        "mul": elementwise.mul_kernel,
+        "relu": elementwise.relu_kernel,
+        "clamp": elementwise.clamp_kernel,
+        "quantize": elementwise.quantize_kernel,
+        "dequantize": elementwise.dequantize_kernel,
+        "requantize": elementwise.requantize_kernel,
+        "concat": _concat_kernel,
+        "merge_frequency": _merge_frequency_kernel,
+        "mean_frequency": activation.mean_frequency_kernel,
+        "sigmoid": activation.sigmoid_kernel,
+        "tanh": activation.tanh_kernel,
+        "softmax": activation.softmax_kernel,
+    }
+)

@@ -45,7 +45,7 @@ def rounding_right_shift(values: Int64, shift: npt.ArrayLike) -> Int64:
     bits = np.asarray(shift, dtype=np.int64)
     half = (np.int64(1) << bits) >> 1
     magnitude = (np.abs(values) + half) >> bits
-    return np.where(values < 0, -magnitude, magnitude)
+    return np.asarray(np.where(values < 0, -magnitude, magnitude), dtype=np.int64)
 
 
 def scale_double_rounding(acc: Int64, multiplier: FixedPointMultiplier) -> Int64:
@@ -71,7 +71,9 @@ def scale_wide(acc: Int64, multiplier: FixedPointMultiplier) -> Int64:
     return (acc * reduced + (np.int64(1) << (shift - 1))) >> shift
 
 
-def float_multiplier(scale_in: npt.ArrayLike, scale_weight: npt.ArrayLike, scale_out: npt.ArrayLike) -> npt.NDArray[np.float32]:
+def float_multiplier(
+    scale_in: npt.ArrayLike, scale_weight: npt.ArrayLike, scale_out: npt.ArrayLike
+) -> npt.NDArray[np.float32]:
     """``float32(float32(s_i * s_w) / s_o)``, every step rounded to float32: rule "fp32"."""
     product = np.asarray(scale_in, dtype=np.float32) * np.asarray(scale_weight, dtype=np.float32)
     return np.asarray(product / np.asarray(scale_out, dtype=np.float32), dtype=np.float32)
@@ -105,7 +107,7 @@ class Requantizer:
             # Clipping before the zero point is added keeps every sum below 2**24, exact in float32.
             np.clip(scaled, self.low - self.zero_point, self.high - self.zero_point, out=scaled)
             scaled += np.float32(self.zero_point)
-            return scaled.astype(self.dtype)
+            return np.asarray(scaled, dtype=self.dtype)
         integers = acc.astype(np.int64)
         if self.wide:
             scaled_int = scale_wide(integers, self.fixed_point)
@@ -117,9 +119,15 @@ class Requantizer:
 
 
 def requantizer(
-    rule: str, *, scale_in: npt.ArrayLike, scale_weight: npt.ArrayLike, output: QuantParams, relu: bool = False, wide: bool = False,
+    rule: str,
+    *,
+    scale_in: npt.ArrayLike,
+    scale_weight: npt.ArrayLike,
+    output: QuantParams,
+    relu: bool = False,
+    wide: bool = False,
 ) -> Requantizer:
-    """Bind a rule to scales: real accumulator unit ``scale_in * scale_weight`` (per channel or not), codes of ``output``.
+    """Bind a rule to scales: accumulators in units of ``scale_in * scale_weight``, codes of ``output``.
 
     Args:
         rule: "fp32", "tflm" or "single".
@@ -139,9 +147,14 @@ def requantizer(
     scale_out = np.float32(output.scale[0])
     exact = np.asarray(scale_in, dtype=np.float64) * np.asarray(scale_weight, dtype=np.float64) / np.float64(scale_out)
     return Requantizer(
-        rule=rule, multiplier=float_multiplier(scale_in, scale_weight, scale_out), fixed_point=fixed_point_multiplier(exact),
-        zero_point=output.zero_point, low=max(output.low, output.zero_point) if relu else output.low, high=output.high,
-        dtype=output.dtype, wide=wide,
+        rule=rule,
+        multiplier=float_multiplier(scale_in, scale_weight, scale_out),
+        fixed_point=fixed_point_multiplier(exact),
+        zero_point=output.zero_point,
+        low=max(output.low, output.zero_point) if relu else output.low,
+        high=output.high,
+        dtype=output.dtype,
+        wide=wide,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from edgeaudio_export.targets.onnx_target import to_onnx
 from edgeaudio_export.targets.tflite_target import to_tflite
 from edgeaudio_runtime.engines.litert_engine import LiteRtProgram
@@ -14,14 +15,13 @@ from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.engines.onnxruntime_engine import OnnxRuntimeProgram
 from edgeaudio_runtime.graph import IntegerGraph, StateSpec
 from edgeaudio_runtime.quantization import QuantParams
-
 from tests.graph_builders import GraphBuilder, random_codes
 
 EVERY_CODE = np.arange(-128, 128).astype(np.int8)
 SEEDS = range(4)
 
 FLOAT_ORDER_MAX_SHARE = 1e-4
-"""A rescaled add and softmax are float arithmetic in another order in each engine: 1 code in 100,000 was seen off by 1."""
+"""A rescaled add and softmax are float arithmetic, each engine in its order: 1 code in 100,000 was off by 1."""
 
 
 def random_params(seed: int) -> tuple[QuantParams, QuantParams]:
@@ -36,8 +36,10 @@ def all_engines(graph: IntegerGraph, codes: npt.NDArray[np.int8]) -> list[npt.ND
     reference = NumpyProgram(graph)
     initial = tuple(state.initial for state in graph.states)
     programs: list[Any] = [
-        reference, LiteRtProgram(to_tflite(graph), reference.signature, initial),
-        OnnxRuntimeProgram(to_onnx(graph), reference.signature, initial)]
+        reference,
+        LiteRtProgram(to_tflite(graph), reference.signature, initial),
+        OnnxRuntimeProgram(to_onnx(graph), reference.signature, initial),
+    ]
     return [program.session().run(codes) for program in programs]
 
 
@@ -93,9 +95,13 @@ def test_rescaled_sums_agree_but_for_rare_codes(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("kind", "target"), [
-    ("sigmoid", QuantParams(scale=(1 / 256,), zero_point=-128)), ("tanh", QuantParams(scale=(1 / 128,))),
-])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        ("sigmoid", QuantParams(scale=(1 / 256,), zero_point=-128)),
+        ("tanh", QuantParams(scale=(1 / 128,))),
+    ],
+)
 def test_activations_agree_on_every_code(kind: str, target: QuantParams, seed: int) -> None:
     g = GraphBuilder()
     x = g.activation("features", (1, 1, 1, 256), random_params(seed)[0])
@@ -130,14 +136,17 @@ def test_frequency_operations_agree(seed: int) -> None:
     assert_all_equal(g.build(mean), random_codes((2000, 40), seed=seed))
 
 
-@pytest.mark.parametrize("arguments", [
-    {"channels": 6, "kernel": (2, 3), "pad_f": (1, 1), "stride": (1, 2), "relu": True},
-    {"channels": 6, "kernel": (2, 3), "dilation": (2, 1)},
-    {"channels": 8, "kernel": (4, 1), "groups": 4},
-    {"channels": 4, "kernel": (3, 3), "groups": 4, "pad_f": (1, 1), "relu": True},
-    {"channels": 8, "kernel": (1, 1), "groups": 2},
-    {"channels": 5, "kernel": (1, 1), "stride": (2, 2)},
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"channels": 6, "kernel": (2, 3), "pad_f": (1, 1), "stride": (1, 2), "relu": True},
+        {"channels": 6, "kernel": (2, 3), "dilation": (2, 1)},
+        {"channels": 8, "kernel": (4, 1), "groups": 4},
+        {"channels": 4, "kernel": (3, 3), "groups": 4, "pad_f": (1, 1), "relu": True},
+        {"channels": 8, "kernel": (1, 1), "groups": 2},
+        {"channels": 5, "kernel": (1, 1), "stride": (2, 2)},
+    ],
+)
 def test_two_dimensional_convolutions_agree(arguments: dict[str, Any]) -> None:
     source, target = QuantParams(scale=(0.05,), zero_point=-20), QuantParams(scale=(0.04,), zero_point=-100)
     g = GraphBuilder(seed=9)
@@ -175,9 +184,13 @@ def test_states_that_are_also_outputs_or_come_from_one_tensor_agree() -> None:
     g = GraphBuilder()
     x = g.activation("features", (1, 1, 1, 3), quant)
     first, second = g.activation("first", (1, 1, 1, 3), quant), g.activation("second", (1, 1, 1, 3), quant)
-    total = g.op("add", (g.op("add", (x, first), (1, 1, 1, 3), quant, relu=False), second), (1, 1, 1, 3), quant, relu=False)
-    g.states += [StateSpec(name="first", input=first, output=total, initial=2),
-                 StateSpec(name="second", input=second, output=total, initial=2)]
+    total = g.op(
+        "add", (g.op("add", (x, first), (1, 1, 1, 3), quant, relu=False), second), (1, 1, 1, 3), quant, relu=False
+    )
+    g.states += [
+        StateSpec(name="first", input=first, output=total, initial=2),
+        StateSpec(name="second", input=second, output=total, initial=2),
+    ]
     assert_all_equal(g.build(total), random_codes((30, 3)) // 40)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
+
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.targets.onnx_target import to_onnx
 from edgeaudio_export.targets.tflite_target import to_tflite
@@ -19,7 +21,6 @@ from edgeaudio_runtime.engines.onnxruntime_engine import OnnxRuntimeProgram, Onn
 from edgeaudio_runtime.errors import EngineError, SpecError
 from edgeaudio_runtime.graph import IntegerGraph
 from edgeaudio_runtime.quantization import QuantParams
-
 from tests.graph_builders import GraphBuilder, random_codes, residual_graph
 
 STEPS = 1400
@@ -51,7 +52,7 @@ def in_chunks(program: Any, codes: npt.NDArray[np.int8], seed: int) -> npt.NDArr
     session, step = program.session(), program.signature.step_frames
     edges = np.cumsum(np.random.default_rng(seed).integers(0, 12, len(codes) // step))
     edges = [0, *edges[edges < len(codes) // step].tolist(), len(codes) // step]
-    return np.concatenate([session.run(codes[step * a : step * b]) for a, b in zip(edges, edges[1:], strict=False)])
+    return np.concatenate([session.run(codes[step * a : step * b]) for a, b in pairwise(edges)])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -72,7 +73,9 @@ def test_several_outputs_a_step_agree(engine: str) -> None:
     quant = QuantParams(scale=(0.05,), zero_point=-3)
     x = g.conv(g.fifo(g.activation("features", (1, 4, 1, 10), quant), 2), 8, (3, 1), quant, relu=True)
     average = np.full((8, 30, 1, 1), 127, np.int8)
-    x = g.conv(g.fifo(x, 28), 8, (30, 1), quant, stride=(2, 1), groups=8, weight=average, weight_scale=(1 / (127 * 30),))
+    x = g.conv(
+        g.fifo(x, 28), 8, (30, 1), quant, stride=(2, 1), groups=8, weight=average, weight_scale=(1 / (127 * 30),)
+    )
     graph = g.build(g.conv(x, 3, (1, 1), quant))
     codes = random_codes((4 * 100, 10))
     assert graph.outputs_per_step == 2
@@ -142,8 +145,12 @@ def test_files_name_their_boundary_and_their_rule() -> None:
     assert [value.name for value in model.graph.input] == names
     assert [value.name for value in model.graph.output] == ["logits", "state_0_out", "state_1_out", "state_2_out"]
     assert {prop.key: prop.value for prop in model.metadata_props} == {
-        "edgeaudio.graph": "residual", "edgeaudio.requantization": "fp32"}
-    assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {onnx.TensorProto.INT8}
+        "edgeaudio.graph": "residual",
+        "edgeaudio.requantization": "fp32",
+    }
+    assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {
+        onnx.TensorProto.INT8
+    }
     details = litert(graph).interpreter().get_input_details()
     assert [detail["name"] for detail in details] == names
     assert details[0]["shape"].tolist() == [1, 4, 1, 40]
@@ -167,9 +174,13 @@ def test_int16_tensors_are_refused_by_name() -> None:
             target(graph)
 
 
-@pytest.mark.parametrize(("program", "message"), [
-    (OnnxRuntimeProgram, "onnxruntime cannot load the model: "), (LiteRtProgram, "litert cannot load the model: "),
-])
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (OnnxRuntimeProgram, "onnxruntime cannot load the model: "),
+        (LiteRtProgram, "litert cannot load the model: "),
+    ],
+)
 def test_a_damaged_model_is_refused_in_one_line(program: Any, message: str) -> None:
     signature = NumpyProgram(residual_graph(channels=8, blocks=1)).signature
     with pytest.raises(EngineError, match=message) as caught:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import builtins
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgeaudio_runtime.engines import available_engines
 from edgeaudio_runtime.engines.litert_engine import LiteRtProgram
 from edgeaudio_runtime.engines.numpy_engine import MAX_STEPS_PER_PASS, NumpyProgram
@@ -16,9 +20,6 @@ from edgeaudio_runtime.engines.time_plan import time_plan
 from edgeaudio_runtime.errors import EngineError, SpecError
 from edgeaudio_runtime.graph import IntegerGraph, StateSpec
 from edgeaudio_runtime.quantization import QuantParams
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.graph_builders import GraphBuilder, random_codes, residual_graph
 
 SMALL = NumpyProgram(residual_graph(channels=8, blocks=2, window=10, n_features=6, n_labels=3))
@@ -49,7 +50,7 @@ def test_any_number_of_steps_in_a_call_gives_the_same_logits(cuts: list[int]) ->
     offline = SMALL.session().run(STREAM)
     session = SMALL.session()
     edges = [0, *sorted(cuts), 40]
-    parts = [session.run(STREAM[4 * a : 4 * b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [session.run(STREAM[4 * a : 4 * b]) for a, b in pairwise(edges)]
     assert np.array_equal(np.concatenate(parts), offline)
 
 
@@ -57,7 +58,9 @@ def test_streams_longer_than_a_pass_continue_in_the_next() -> None:
     stream = random_codes((4 * (MAX_STEPS_PER_PASS + 3), 6), seed=2)
     session = SMALL.session()
     first = session.run(stream[: 4 * MAX_STEPS_PER_PASS])
-    assert np.array_equal(SMALL.session().run(stream), np.concatenate([first, session.run(stream[4 * MAX_STEPS_PER_PASS :])]))
+    assert np.array_equal(
+        SMALL.session().run(stream), np.concatenate([first, session.run(stream[4 * MAX_STEPS_PER_PASS :])])
+    )
 
 
 def test_reset_forgets_and_sessions_do_not_share() -> None:
@@ -107,7 +110,9 @@ def test_a_state_filled_from_elsewhere_is_no_fifo() -> None:
 
 @pytest.mark.parametrize("rule", ["fp32", "tflm", "single"])
 def test_numerics_are_the_graphs_rule(rule: str) -> None:
-    program = NumpyProgram(residual_graph(channels=8, blocks=2, window=10, n_features=6, n_labels=3, requantization=rule))
+    program = NumpyProgram(
+        residual_graph(channels=8, blocks=2, window=10, n_features=6, n_labels=3, requantization=rule)
+    )
     assert program.numerics == rule
     assert program.engine == "numpy"
     assert program.version == f"numpy {np.__version__}"
@@ -121,13 +126,16 @@ def test_the_signature_names_the_boundary() -> None:
     assert signature.output_quant.zero_point == 5
 
 
-@pytest.mark.parametrize(("codes", "message"), [
-    (np.zeros((4, 6), np.float32), "codes are float32, must be a int8 array; quantize the features first"),
-    ([[0] * 6], "codes are list, must be a int8 array"),
-    (np.zeros((4, 5), np.int8), r"codes have shape \[4, 5\], must be \[frames, 6\]"),
-    (np.zeros(24, np.int8), r"codes have shape \[24\], must be \[frames, 6\]"),
-    (np.zeros((5, 6), np.int8), "codes have 5 frames, must be a multiple of step_frames=4"),
-])
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (np.zeros((4, 6), np.float32), "codes are float32, must be a int8 array; quantize the features first"),
+        ([[0] * 6], "codes are list, must be a int8 array"),
+        (np.zeros((4, 5), np.int8), r"codes have shape \[4, 5\], must be \[frames, 6\]"),
+        (np.zeros(24, np.int8), r"codes have shape \[24\], must be \[frames, 6\]"),
+        (np.zeros((5, 6), np.int8), "codes have 5 frames, must be a multiple of step_frames=4"),
+    ],
+)
 def test_wrong_codes_are_refused_by_name(codes: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         SMALL.session().run(codes)
@@ -148,13 +156,26 @@ def test_engines_are_found_without_importing_them(monkeypatch: pytest.MonkeyPatc
     assert available_engines() == ("numpy", "litert")
 
 
-@pytest.mark.parametrize(("program", "packages", "message"), [
-    (OnnxRuntimeProgram, ("onnxruntime",), r"onnxruntime is not installed; run: pip install 'edgeaudio-runtime\[onnxruntime\]'"),
-    (LiteRtProgram, ("ai_edge_litert", "tflite_runtime"),
-     r"neither ai_edge_litert nor tflite_runtime is installed; run: pip install 'edgeaudio-runtime\[litert\]'"),
-])
+@pytest.mark.parametrize(
+    ("program", "packages", "message"),
+    [
+        (
+            OnnxRuntimeProgram,
+            ("onnxruntime",),
+            r"onnxruntime is not installed; run: pip install 'edgeaudio-runtime\[onnxruntime\]'",
+        ),
+        (
+            LiteRtProgram,
+            ("ai_edge_litert", "tflite_runtime"),
+            r"neither ai_edge_litert nor tflite_runtime is installed; run: pip install 'edgeaudio-runtime\[litert\]'",
+        ),
+    ],
+)
 def test_a_missing_engine_names_its_remedy(
-    program: Any, packages: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch,
+    program: Any,
+    packages: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real_import = builtins.__import__
 

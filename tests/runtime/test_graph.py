@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.graph import Op, StateSpec, Tensor
 from edgeaudio_runtime.graph_costs import graph_costs
 from edgeaudio_runtime.graph_shapes import check_shapes
 from edgeaudio_runtime.quantization import QuantParams
-
 from tests.graph_builders import GraphBuilder, residual_graph
 
 QUANT = QuantParams(scale=(0.1,))
@@ -42,12 +42,15 @@ def test_a_float_island_lowers_the_int8_share() -> None:
     assert costs.int8_byte_share == 0.0
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"dtype": "int4"}, "dtype='int4' must be one of"),
-    ({"quant": None}, "integer tensors have one, float32 has none"),
-    ({"dtype": "int16"}, "dtype='int16' but its quantization says 'int8'"),
-    ({"shape": (1, 0)}, r"shape=\(1, 0\) must have sizes >= 1"),
-])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dtype": "int4"}, "dtype='int4' must be one of"),
+        ({"quant": None}, "integer tensors have one, float32 has none"),
+        ({"dtype": "int16"}, "dtype='int16' but its quantization says 'int8'"),
+        ({"shape": (1, 0)}, r"shape=\(1, 0\) must have sizes >= 1"),
+    ],
+)
 def test_bad_tensors_are_refused_by_name(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=f"tensor 'x': .*{message}"):
         Tensor(**{"name": "x", "shape": (1, 2), "dtype": "int8", "quant": QUANT, **fields})
@@ -101,38 +104,52 @@ def conv_graph(weight: tuple[int, ...], bias: int, groups: int, **fields: Any) -
     return g.build(g.op("conv", (x, "weight", "bias"), (1, 4, 1, 2), QUANT, **attrs))
 
 
-@pytest.mark.parametrize(("graph", "message"), [
-    (lambda: conv_graph((2, 1, 3, 4), 2, 2), "do not fit 4 channels"),
-    (lambda: conv_graph((2, 1, 3, 4), 3, 1), r"bias \[3\] do not fit"),
-    (lambda: conv_graph((2, 1, 2, 4), 2, 1), r"output shape \[1, 4, 1, 2\] must be \[1, 4, 2, 2\]"),
-    (lambda: conv_graph((2, 1, 3, 4), 2, 1, stride=(0, 1)), "stride and dilation must be >= 1"),
-    (lambda: conv_graph((2, 1, 3, 4), 2, 1, weight_quant=QuantParams(scale=(0.1,), zero_point=3)), "must be symmetric"),
-    (lambda: conv_graph((2, 1, 3, 4), 2, 1, weight_quant=QuantParams(scale=(0.1,) * 5, axis=0)), "5 scales for 2 channels"),
-    (lambda: conv_graph((2, 1, 3, 4), 2, 1, stride=5), "wrong number or rank of inputs or attributes"),
-])
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (lambda: conv_graph((2, 1, 3, 4), 2, 2), "do not fit 4 channels"),
+        (lambda: conv_graph((2, 1, 3, 4), 3, 1), r"\(3,\), groups=1 do not fit"),
+        (lambda: conv_graph((2, 1, 2, 4), 2, 1), r"output shape \[1, 4, 1, 2\] must be \[1, 4, 2, 2\]"),
+        (lambda: conv_graph((2, 1, 3, 4), 2, 1, stride=(0, 1)), "stride and dilation must be >= 1"),
+        (
+            lambda: conv_graph((2, 1, 3, 4), 2, 1, weight_quant=QuantParams(scale=(0.1,), zero_point=3)),
+            "must be symmetric",
+        ),
+        (
+            lambda: conv_graph((2, 1, 3, 4), 2, 1, weight_quant=QuantParams(scale=(0.1,) * 5, axis=0)),
+            "5 scales for 2 channels",
+        ),
+        (lambda: conv_graph((2, 1, 3, 4), 2, 1, stride=5), "wrong number or rank of inputs or attributes"),
+    ],
+)
 def test_convolutions_that_do_not_fit_are_refused(graph: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_shapes(graph())
 
 
-def one_op(kind: str, target: QuantParams | None, shape: tuple[int, ...] = (1, 2, 1, 3), *, twice: bool = False, **attrs: Any) -> Any:
+def one_op(
+    kind: str, target: QuantParams | None, shape: tuple[int, ...] = (1, 2, 1, 3), *, twice: bool = False, **attrs: Any
+) -> Any:
     g = GraphBuilder()
     x = g.activation("features", (1, 2, 1, 3), QUANT)
     return g.build(g.op(kind, (x, x) if twice else (x,), shape, target, **attrs))
 
 
-@pytest.mark.parametrize(("graph", "message"), [
-    (lambda: one_op("relu", OTHER), "inputs and output must share scale and zero point"),
-    (lambda: one_op("relu", QUANT, (1, 2, 1, 4)), r"output shape \[1, 2, 1, 4\] must be \[1, 2, 1, 3\]"),
-    (lambda: one_op("relu", QUANT, twice=True), "operation 'relu'"),
-    (lambda: one_op("sigmoid", None), "mix codes and float32"),
-    (lambda: one_op("quantize", QUANT), "quantize goes from float32 to codes"),
-    (lambda: one_op("dequantize", QUANT), "dequantize goes from codes to float32"),
-    (lambda: one_op("slice", QUANT, axis=1, start=0, stop=1), "must count from the end: start < stop <= 0"),
-    (lambda: one_op("slice", QUANT, axis=3, start=1, stop=9), "must select a part of 3 along axis 3"),
-    (lambda: one_op("concat", QUANT, twice=True, axis=2), r"axis=2 must be 1 \(time\) or 3 \(channels\)"),
-    (lambda: one_op("merge_frequency", QuantParams(scale=(0.1, 0.1, 0.1), axis=3)), "must be quantized per tensor"),
-])
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (lambda: one_op("relu", OTHER), "inputs and output must share scale and zero point"),
+        (lambda: one_op("relu", QUANT, (1, 2, 1, 4)), r"output shape \[1, 2, 1, 4\] must be \[1, 2, 1, 3\]"),
+        (lambda: one_op("relu", QUANT, twice=True), "operation 'relu'"),
+        (lambda: one_op("sigmoid", None), "mix codes and float32"),
+        (lambda: one_op("quantize", QUANT), "quantize goes from float32 to codes"),
+        (lambda: one_op("dequantize", QUANT), "dequantize goes from codes to float32"),
+        (lambda: one_op("slice", QUANT, axis=1, start=0, stop=1), "must count from the end: start < stop <= 0"),
+        (lambda: one_op("slice", QUANT, axis=3, start=1, stop=9), "must select a part of 3 along axis 3"),
+        (lambda: one_op("concat", QUANT, twice=True, axis=2), r"axis=2 must be 1 \(time\) or 3 \(channels\)"),
+        (lambda: one_op("merge_frequency", QuantParams(scale=(0.1, 0.1, 0.1), axis=3)), "must be quantized per tensor"),
+    ],
+)
 def test_operations_that_do_not_fit_are_refused(graph: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_shapes(graph())

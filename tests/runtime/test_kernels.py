@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from edgeaudio_runtime.graph import IntegerGraph
 from edgeaudio_runtime.kernels import kernel
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.requantization import requantizer
-
 from tests.graph_builders import GraphBuilder, random_codes
 
 IN, OUT = QuantParams(scale=(0.05,), zero_point=-7), QuantParams(scale=(0.04,), zero_point=9)
@@ -22,7 +22,7 @@ RULES = ("fp32", "tflm", "single")
 def run(graph: IntegerGraph, *arrays: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Output of the graph's only operation; constants follow the given arrays."""
     op = graph.ops[-1]
-    constants = [graph.constants[name] for name in op.inputs[len(arrays):]]
+    constants = [graph.constants[name] for name in op.inputs[len(arrays) :]]
     return kernel(graph, op)([*arrays, *constants], 1)
 
 
@@ -41,11 +41,18 @@ def reference_conv(graph: IntegerGraph, x: npt.NDArray[Any]) -> npt.NDArray[Any]
             position = f * sf + kf * df - low
             if 0 <= position < x.shape[2]:
                 channel = o // per_group * weight_tensor.shape[3] + c
-                total += weight[o][kt][kf][c] * (int(x[0, t * st + kt * dt, position, channel]) - source.quant.zero_point)
+                total += weight[o][kt][kf][c] * (
+                    int(x[0, t * st + kt * dt, position, channel]) - source.quant.zero_point
+                )
         acc[0, t, f, o] = total
     bound = requantizer(
-        graph.requantization, scale_in=source.quant.scale[0], scale_weight=np.asarray(weight_tensor.quant.scale, np.float32),
-        output=graph.tensors[op.outputs[0]].quant, relu=op.attrs["relu"], wide=source.dtype == "int16")
+        graph.requantization,
+        scale_in=source.quant.scale[0],
+        scale_weight=np.asarray(weight_tensor.quant.scale, np.float32),
+        output=graph.tensors[op.outputs[0]].quant,
+        relu=op.attrs["relu"],
+        wide=source.dtype == "int16",
+    )
     return bound(acc)
 
 
@@ -133,7 +140,11 @@ def test_tied_add_and_sub_are_integer_and_saturate() -> None:
 
 def test_rescaled_add_works_in_real_units() -> None:
     # (10 - 0) * 0.5 + (4 - 2) * 0.25 = 5.5 of scale 1 and zero point 1; a tie to even: 6 + 1.
-    half, quarter, one = QuantParams(scale=(0.5,)), QuantParams(scale=(0.25,), zero_point=2), QuantParams(scale=(1.0,), zero_point=1)
+    half, quarter, one = (
+        QuantParams(scale=(0.5,)),
+        QuantParams(scale=(0.25,), zero_point=2),
+        QuantParams(scale=(1.0,), zero_point=1),
+    )
     assert run(two_inputs("add", half, quarter, one), codes(10, 0, 0), codes(4, 2, 127)).ravel().tolist() == [7, 1, 32]
     assert run(two_inputs("sub", half, quarter, one), codes(10, 0, 0), codes(4, 2, 127)).ravel().tolist() == [5, 1, -30]
 
@@ -142,10 +153,16 @@ def test_mul_multiplies_centred_codes() -> None:
     # (12 - 2) * (5 - 1) = 40 of scale 0.25; output scale 2: 5, plus zero point -3.
     first, second = QuantParams(scale=(0.5,), zero_point=2), QuantParams(scale=(0.5,), zero_point=1)
     output = QuantParams(scale=(2.0,), zero_point=-3)
-    assert run(two_inputs("mul", first, second, output), codes(12, 2, -128), codes(5, 99, -128)).ravel().tolist() == [2, -3, 127]
+    assert run(two_inputs("mul", first, second, output), codes(12, 2, -128), codes(5, 99, -128)).ravel().tolist() == [
+        2,
+        -3,
+        127,
+    ]
 
 
-def one_input(kind: str, shape: tuple[int, ...], source: QuantParams | None, target: QuantParams | None, **attrs: Any) -> IntegerGraph:
+def one_input(
+    kind: str, shape: tuple[int, ...], source: QuantParams | None, target: QuantParams | None, **attrs: Any
+) -> IntegerGraph:
     g = GraphBuilder()
     x = g.activation("features", (1, 1, 3, 2) if kind in ("mean_frequency", "merge_frequency") else shape, source)
     return g.build(g.op(kind, (x,), shape, target, **attrs))
@@ -153,7 +170,11 @@ def one_input(kind: str, shape: tuple[int, ...], source: QuantParams | None, tar
 
 def test_relu_and_clamp_act_on_codes() -> None:
     assert run(one_input("relu", (1, 1, 1, 3), IN, IN), codes(-100, -7, 5)).ravel().tolist() == [-7, -7, 5]
-    assert run(one_input("clamp", (1, 1, 1, 3), IN, IN, low=-9, high=3), codes(-100, -7, 5)).ravel().tolist() == [-9, -7, 3]
+    assert run(one_input("clamp", (1, 1, 1, 3), IN, IN, low=-9, high=3), codes(-100, -7, 5)).ravel().tolist() == [
+        -9,
+        -7,
+        3,
+    ]
 
 
 def test_requantize_changes_parameters() -> None:
@@ -164,7 +185,9 @@ def test_requantize_changes_parameters() -> None:
 def test_quantize_and_dequantize_cross_the_border() -> None:
     real = np.array([0.1, -0.26], np.float32).reshape(1, 1, 1, 2)
     assert run(one_input("quantize", (1, 1, 1, 2), None, IN), real).ravel().tolist() == [-5, -12]
-    assert run(one_input("dequantize", (1, 1, 1, 3), IN, None), codes(-7, 13, 33)).ravel().tolist() == pytest.approx([0, 1, 2])
+    assert run(one_input("dequantize", (1, 1, 1, 3), IN, None), codes(-7, 13, 33)).ravel().tolist() == pytest.approx(
+        [0, 1, 2]
+    )
 
 
 def test_mean_and_merge_over_frequency() -> None:
@@ -175,10 +198,13 @@ def test_mean_and_merge_over_frequency() -> None:
     assert run(one_input("merge_frequency", (1, 1, 1, 6), same, same), x).ravel().tolist() == [1, 10, 2, 20, 6, 31]
 
 
-@pytest.mark.parametrize(("kind", "function", "target"), [
-    ("sigmoid", lambda x: 1 / (1 + math.exp(-x)), QuantParams(scale=(1 / 256,), zero_point=-128)),
-    ("tanh", math.tanh, QuantParams(scale=(1 / 128,))),
-])
+@pytest.mark.parametrize(
+    ("kind", "function", "target"),
+    [
+        ("sigmoid", lambda x: 1 / (1 + math.exp(-x)), QuantParams(scale=(1 / 256,), zero_point=-128)),
+        ("tanh", math.tanh, QuantParams(scale=(1 / 128,))),
+    ],
+)
 def test_tables_hold_the_rounded_function_of_every_code(kind: str, function: Any, target: QuantParams) -> None:
     every = np.arange(-128, 128).astype(np.int8).reshape(1, 1, 1, 256)
     result = run(one_input(kind, (1, 1, 1, 256), IN, target), every).ravel()
@@ -196,7 +222,11 @@ def test_softmax_sums_to_one_and_follows_the_real_function() -> None:
 
 def test_float_islands_compute_in_float32() -> None:
     x = np.array([-1.0, 0.5, 2.0], np.float32).reshape(1, 1, 1, 3)
-    for kind, expected in (("relu", [0, 0.5, 2]), ("tanh", np.tanh([-1, 0.5, 2])), ("sigmoid", 1 / (1 + np.exp([1, -0.5, -2])))):
+    for kind, expected in (
+        ("relu", [0, 0.5, 2]),
+        ("tanh", np.tanh([-1, 0.5, 2])),
+        ("sigmoid", 1 / (1 + np.exp([1, -0.5, -2]))),
+    ):
         result = run(one_input(kind, (1, 1, 1, 3), None, None), x)
         assert result.dtype == np.float32
         assert result.ravel().tolist() == pytest.approx(expected, rel=1e-6)

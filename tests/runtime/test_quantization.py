@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgeaudio_runtime.errors import SpecError
-from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
 
 
 def test_quantize_rounds_half_to_even_and_saturates() -> None:
@@ -43,14 +44,17 @@ def test_parameters_survive_json_exactly() -> None:
     assert QuantParams.from_dict(params.to_dict()) == params
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"scale": (0.0,)}, "must be finite and > 0"),
-    ({"scale": (float("nan"),)}, "must be finite and > 0"),
-    ({"scale": ()}, "must be finite and > 0"),
-    ({"scale": (1.0, 2.0)}, "give the axis they run along"),
-    ({"scale": (1.0,), "zero_point": 200}, r"zero_point=200 must be in \[-128, 127\]"),
-    ({"scale": (1.0,), "dtype": "int4"}, "dtype='int4' must be one of"),
-])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": (0.0,)}, "must be finite and > 0"),
+        ({"scale": (float("nan"),)}, "must be finite and > 0"),
+        ({"scale": ()}, "must be finite and > 0"),
+        ({"scale": (1.0, 2.0)}, "give the axis they run along"),
+        ({"scale": (1.0,), "zero_point": 200}, r"zero_point=200 must be in \[-128, 127\]"),
+        ({"scale": (1.0,), "dtype": "int4"}, "dtype='int4' must be one of"),
+    ],
+)
 def test_bad_parameters_are_refused_by_name(fields: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         QuantParams(**fields)

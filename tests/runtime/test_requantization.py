@@ -7,6 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.requantization import (
@@ -18,8 +21,6 @@ from edgeaudio_runtime.requantization import (
     scale_single_rounding,
     scale_wide,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 ACCUMULATORS = st.integers(-(2**31) + 1, 2**31 - 1)
 # Multipliers of real layers lie around 1e-4 to 1e-1; the wide range also reaches left shifts.
@@ -53,7 +54,7 @@ def float32(value: float) -> float:
 
 
 def reference_fp32(acc: int, scale_in: float, scale_weight: float, scale_out: float) -> int:
-    """Each step in float64 and rounded to float32: products of two float32 are exact in float64; ``round`` is half to even."""
+    """Each step in float64, then rounded to float32; float64 holds a product of two float32; ``round`` is to even."""
     multiplier = float32(float32(scale_in * scale_weight) / scale_out)
     return round(float32(float32(float(acc)) * multiplier))
 
@@ -75,9 +76,21 @@ def test_a_vanishing_multiplier_is_zero() -> None:
     assert int(scale_single_rounding(np.array([2**30]), split)[0]) == 0
 
 
-@pytest.mark.parametrize(("value", "shift", "expected"), [
-    (5, 1, 3), (-5, 1, -3), (3, 1, 2), (-3, 1, -2), (6, 2, 2), (-6, 2, -2), (5, 2, 1), (-5, 2, -1), (7, 0, 7), (-7, 0, -7),
-])
+@pytest.mark.parametrize(
+    ("value", "shift", "expected"),
+    [
+        (5, 1, 3),
+        (-5, 1, -3),
+        (3, 1, 2),
+        (-3, 1, -2),
+        (6, 2, 2),
+        (-6, 2, -2),
+        (5, 2, 1),
+        (-5, 2, -1),
+        (7, 0, 7),
+        (-7, 0, -7),
+    ],
+)
 def test_rounding_right_shift_takes_ties_away_from_zero(value: int, shift: int, expected: int) -> None:
     assert int(rounding_right_shift(np.array(value), shift)) == expected
 
@@ -105,26 +118,42 @@ def test_wide_accumulators_use_a_15_bit_multiplier(acc: int, real: float) -> Non
 
 
 @given(
-    acc=ACCUMULATORS, scale_in=st.floats(2.0**-12, 1.0, width=32), scale_weight=st.floats(2.0**-14, 0.5, width=32),
-    scale_out=st.floats(2.0**-8, 1.0, width=32), zero_point=st.integers(-128, 127))
+    acc=ACCUMULATORS,
+    scale_in=st.floats(2.0**-12, 1.0, width=32),
+    scale_weight=st.floats(2.0**-14, 0.5, width=32),
+    scale_out=st.floats(2.0**-8, 1.0, width=32),
+    zero_point=st.integers(-128, 127),
+)
 def test_fp32_rule_rounds_every_step_to_float32(
-    acc: int, scale_in: float, scale_weight: float, scale_out: float, zero_point: int,
+    acc: int,
+    scale_in: float,
+    scale_weight: float,
+    scale_out: float,
+    zero_point: int,
 ) -> None:
     bound = requantizer(
-        "fp32", scale_in=scale_in, scale_weight=scale_weight, output=QuantParams(scale=(scale_out,), zero_point=zero_point))
+        "fp32",
+        scale_in=scale_in,
+        scale_weight=scale_weight,
+        output=QuantParams(scale=(scale_out,), zero_point=zero_point),
+    )
     expected = min(max(reference_fp32(acc, scale_in, scale_weight, scale_out) + zero_point, -128), 127)
     assert int(bound(np.array([acc]))[0]) == expected
 
 
 def test_rules_disagree_where_they_should() -> None:
-    # Multiplier 1/2: the product 2.5 is a tie. fp32 takes it to even, the fixed-point rules up, and -2.5 tells those two apart.
+    # Multiplier 1/2: 2.5 is a tie; fp32 takes it to even, the fixed-point rules up.
     params = QuantParams(scale=(1.0,))
-    codes = {rule: requantizer(rule, scale_in=0.5, scale_weight=1.0, output=params)(np.array([5, -5])).tolist()
-             for rule in ("fp32", "tflm", "single")}
+    codes = {
+        rule: requantizer(rule, scale_in=0.5, scale_weight=1.0, output=params)(np.array([5, -5])).tolist()
+        for rule in ("fp32", "tflm", "single")
+    }
     assert codes == {"fp32": [2, -2], "tflm": [3, -2], "single": [3, -2]}
     # Multiplier 1/4: tflm rounds twice, and its second rounding takes -2.5 away from zero.
-    codes = {rule: requantizer(rule, scale_in=0.25, scale_weight=1.0, output=params)(np.array([-10])).tolist()
-             for rule in ("fp32", "tflm", "single")}
+    codes = {
+        rule: requantizer(rule, scale_in=0.25, scale_weight=1.0, output=params)(np.array([-10])).tolist()
+        for rule in ("fp32", "tflm", "single")
+    }
     assert codes == {"fp32": [-2], "tflm": [-3], "single": [-2]}
 
 
@@ -138,9 +167,13 @@ def test_relu_clamps_at_the_zero_point_and_all_clip_at_the_type() -> None:
 
 
 def test_multiplier_per_channel_applies_along_the_last_axis() -> None:
-    bound = requantizer("fp32", scale_in=1.0, scale_weight=np.array([1.0, 0.5], np.float32), output=QuantParams(scale=(1.0,)))
+    bound = requantizer(
+        "fp32", scale_in=1.0, scale_weight=np.array([1.0, 0.5], np.float32), output=QuantParams(scale=(1.0,))
+    )
     assert bound(np.array([[4, 4], [6, 6]])).tolist() == [[4, 2], [6, 3]]
-    assert float_multiplier(0.1, 0.1, 0.3) == np.float32(np.float32(np.float32(0.1) * np.float32(0.1)) / np.float32(0.3))
+    assert float_multiplier(0.1, 0.1, 0.3) == np.float32(
+        np.float32(np.float32(0.1) * np.float32(0.1)) / np.float32(0.3)
+    )
 
 
 def test_an_unknown_rule_and_a_per_channel_output_are_refused() -> None:

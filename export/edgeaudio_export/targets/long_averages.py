@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from edgeaudio_runtime.graph import IntegerGraph, Op
 
 
@@ -21,7 +22,9 @@ def band_matrix(graph: IntegerGraph, op: Op) -> npt.NDArray[Any] | None:
     scales = {len(set(t.quant.scale)) for t in (weight_tensor, bias_tensor) if t.quant is not None}
     alike = bool((weight == weight[:1]).all() and (bias == bias[:1]).all()) and scales <= {1}
     depthwise = op.attrs.get("groups", 1) == x.shape[3] == weight.shape[0]
-    if not (alike and depthwise and x.shape[2] == 1 and weight.shape[2] == 1 and op.attrs.get("pad_f", (0, 0)) == (0, 0)):
+    if not (
+        alike and depthwise and x.shape[2] == 1 and weight.shape[2] == 1 and op.attrs.get("pad_f", (0, 0)) == (0, 0)
+    ):
         return None
     stride, dilation = op.attrs.get("stride", (1, 1))[0], op.attrs.get("dilation", (1, 1))[0]
     rows = np.zeros((out.shape[1], 1, 1, x.shape[1]), weight.dtype)

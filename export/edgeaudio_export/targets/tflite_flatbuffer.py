@@ -8,10 +8,13 @@ import flatbuffers
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
+
 from edgeaudio_runtime.quantization import QuantParams
 
 _TENSOR_TYPES = {
-    "int8": schema.TensorType.INT8, "int16": schema.TensorType.INT16, "int32": schema.TensorType.INT32,
+    "int8": schema.TensorType.INT8,
+    "int16": schema.TensorType.INT16,
+    "int32": schema.TensorType.INT32,
     "float32": schema.TensorType.FLOAT32,
 }
 _FILE_IDENTIFIER = b"TFL3"
@@ -35,8 +38,14 @@ class TfliteFlatbuffer:
         self._opcodes: dict[tuple[int, int], int] = {}
 
     def tensor(
-        self, name: str, shape: tuple[int, ...], dtype: str, quant: QuantParams | None = None, *,
-        data: npt.NDArray[Any] | None = None, axis: int | None = None,
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        quant: QuantParams | None = None,
+        *,
+        data: npt.NDArray[Any] | None = None,
+        axis: int | None = None,
     ) -> int:
         """Add a tensor and return its index; ``axis`` replaces ``quant.axis`` where the layout differs."""
         tensor = schema.TensorT()
@@ -52,9 +61,16 @@ class TfliteFlatbuffer:
         return self.tensor(name, (len(values),), "int32", data=np.asarray(values, np.int32))
 
     def operator(
-        self, code: int, inputs: list[int], outputs: list[int], options_type: int = 0, options: object = None, *, version: int = 1,
+        self,
+        code: int,
+        inputs: list[int],
+        outputs: list[int],
+        options_type: int = 0,
+        options: object = None,
+        *,
+        version: int = 1,
     ) -> None:
-        """Add an operator; ``code`` and ``options_type`` from ``BuiltinOperator`` and ``BuiltinOptions`` of the schema."""
+        """Add an operator; ``code``, ``options_type``: the schema's ``BuiltinOperator`` and ``BuiltinOptions``."""
         operator = schema.OperatorT()
         operator.opcodeIndex = self._opcode(code, version)
         operator.inputs, operator.outputs = inputs, outputs

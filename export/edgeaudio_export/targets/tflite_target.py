@@ -1,12 +1,11 @@
 """The integer graph as a ``.tflite`` file.
 
-Operators are chosen so that XNNPACK, LiteRT's default delegate, takes the whole graph and follows requantization rule "fp32":
-a fully connected layer is a 1x1 convolution, a mean over frequency and a change of parameters are depthwise convolutions.
+Operators are chosen so that XNNPACK, LiteRT's default delegate, takes the whole graph and follows requantization rule
+"fp32": a fully connected layer is a 1x1 convolution, a mean over frequency or a change of parameters a depthwise one.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -15,120 +14,44 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
+
+from edgeaudio_export.errors import ExportError
+from edgeaudio_export.targets.long_averages import band_matrix
+from edgeaudio_export.targets.tflite_writer import TfliteWriter, fused_activation
+from edgeaudio_export.targets.unit_depthwise import unit_depthwise
 from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
 from edgeaudio_runtime.graph_shapes import slice_bounds
 from edgeaudio_runtime.quantization import QuantParams
 
-from edgeaudio_export.errors import ExportError
-from edgeaudio_export.targets.long_averages import band_matrix
-from edgeaudio_export.targets.tflite_flatbuffer import TfliteFlatbuffer
-from edgeaudio_export.targets.unit_depthwise import unit_depthwise
-
 _Code = schema.BuiltinOperator
 _Options = schema.BuiltinOptions
-_METADATA = "edgeaudio"
 _MAX_DEPTHWISE_TAPS = 25
-"""XNNPACK has depthwise kernels up to 25 taps; beyond, it runs one matrix product per channel, 20 times slower (measured)."""
+"""XNNPACK has depthwise kernels up to 25 taps; beyond, it runs a matrix product per channel, 20 times slower."""
 
 
 def to_tflite(graph: IntegerGraph) -> bytes:
     """Write ``graph`` as a TensorFlow Lite flatbuffer.
 
     Returns:
-        The file: input ``features`` and ``state_<i>_in``, output ``logits`` and ``state_<i>_out``, all int8 codes, i the index
-        in ``graph.states``. Every shape is ``[1, T, F, C]``.
+        The file: input ``features`` and ``state_<i>_in``, output ``logits`` and ``state_<i>_out``, all int8 codes,
+        i the index in ``graph.states``. Every shape is ``[1, T, F, C]``.
 
     Raises:
         ExportError: the graph has int16 tensors, whose kernels in LiteRT follow another rounding.
     """
     if any(tensor.dtype == "int16" for tensor in graph.tensors.values()):
         names = sorted(t.name for t in graph.tensors.values() if t.dtype == "int16")
-        raise ExportError(f"tensors {names[:3]} are int16, which the tflite target does not write; quantize them to int8")
-    return _Writer(graph).write()
+        raise ExportError(
+            f"tensors {names[:3]} are int16, which the tflite target does not write; quantize them to int8"
+        )
+    writer = TfliteWriter(graph)
+    writer.begin()
+    for op in graph.ops:
+        _EMITTERS[op.kind](writer, op)
+    return writer.finish()
 
 
-class _Writer:
-    """One pass over the graph."""
-
-    def __init__(self, graph: IntegerGraph) -> None:
-        self.graph = graph
-        self.file = TfliteFlatbuffer(graph.name)
-        self.index: dict[str, int] = {}
-        self.names = {graph.input: "features", graph.output: "logits"}
-        for i, state in enumerate(graph.states):
-            self.names[state.input] = f"state_{i}_in"
-            self.names.setdefault(state.output, f"state_{i}_out")
-
-    def write(self) -> bytes:
-        """Inputs, constants on demand, operators in order, outputs."""
-        inputs = [self.tensor(name) for name in (self.graph.input, *(s.input for s in self.graph.states))]
-        for op in self.graph.ops:
-            _EMITTERS[op.kind](self, op)
-        outputs = [self.tensor(self.graph.output)]
-        for i, state in enumerate(self.graph.states):
-            outputs.append(self._output(f"state_{i}_out", state.output, taken=[*inputs, *outputs]))
-        document = {"graph": self.graph.name, "requantization": self.graph.requantization}
-        self.file.metadata(_METADATA, json.dumps(document, sort_keys=True).encode())
-        return self.file.finish(inputs, outputs)
-
-    def _output(self, name: str, source: str, *, taken: list[int]) -> int:
-        """The tensor itself, or a copy where it already leaves (or enters) under another name."""
-        if self.tensor(source) not in taken:
-            return self.index[source]
-        tensor = self.graph.tensors[source]
-        copy = self.file.tensor(name, tensor.shape, tensor.dtype, tensor.quant)
-        self.reshape(self.index[source], copy, tensor.shape)
-        return copy
-
-    def tensor(self, name: str) -> int:
-        """Index of a graph tensor, added when first named."""
-        if name not in self.index:
-            tensor = self.graph.tensors[name]
-            data = self.graph.constants.get(name)
-            label = self.names.get(name, name)
-            self.index[name] = self.file.tensor(label, tensor.shape, tensor.dtype, tensor.quant, data=data)
-        return self.index[name]
-
-    def intermediate(self, label: str, like: Tensor, shape: tuple[int, ...]) -> int:
-        """A tensor the graph does not have, with the parameters of one it has."""
-        return self.file.tensor(label, shape, like.dtype, like.quant)
-
-    def reshape(self, source: int, target: int, shape: tuple[int, ...]) -> None:
-        options = schema.ReshapeOptionsT()
-        options.newShape = list(shape)
-        wanted = self.file.integers("shape", list(shape))
-        self.file.operator(_Code.RESHAPE, [source, wanted], [target], _Options.ReshapeOptions, options)
-
-    def convolve(
-        self, source: int, target: int, weight: npt.NDArray[Any], weight_quant: QuantParams | None, bias: npt.NDArray[Any],
-        bias_quant: QuantParams | None, *, label: str, depthwise: bool, attrs: Mapping[str, Any],
-    ) -> None:
-        """A dense, grouped or depthwise convolution; ``weight`` is ``[O, KT, KF, C/groups]``."""
-        if depthwise:
-            # TFLite keeps depthwise weights as [1, KH, KW, O].
-            weight = weight.transpose(3, 1, 2, 0)
-        weight_index = self.file.tensor(
-            f"{label}/weight", weight.shape, weight.dtype.name, weight_quant, data=weight, axis=3 if depthwise else 0)
-        bias_index = self.file.tensor(f"{label}/bias", bias.shape, bias.dtype.name, bias_quant, data=bias, axis=0)
-        options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
-        options.padding = schema.Padding.VALID
-        stride, dilation = attrs.get("stride", (1, 1)), attrs.get("dilation", (1, 1))
-        options.strideH, options.strideW = stride
-        options.dilationHFactor, options.dilationWFactor = dilation
-        options.fusedActivationFunction = _activation(attrs)
-        if depthwise:
-            options.depthMultiplier = int(attrs.get("depth_multiplier", 1))
-        code = _Code.DEPTHWISE_CONV_2D if depthwise else _Code.CONV_2D
-        kind = _Options.DepthwiseConv2DOptions if depthwise else _Options.Conv2DOptions
-        self.file.operator(code, [source, weight_index, bias_index], [target], kind, options, version=3)
-
-
-def _activation(attrs: Mapping[str, Any]) -> int:
-    kinds = schema.ActivationFunctionType
-    return int(kinds.RELU if attrs.get("relu") else kinds.NONE)
-
-
-def _conv(writer: _Writer, op: Op) -> None:
+def _conv(writer: TfliteWriter, op: Op) -> None:
     graph = writer.graph
     x = graph.tensors[op.inputs[0]]
     weight, bias = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[2]]
@@ -144,12 +67,20 @@ def _conv(writer: _Writer, op: Op) -> None:
     depthwise = groups == x.shape[3] and groups > 1
     attrs = {**op.attrs, "depth_multiplier": weight.shape[0] // groups}
     writer.convolve(
-        source, writer.tensor(op.outputs[0]), graph.constants[weight.name], weight.quant, graph.constants[bias.name], bias.quant,
-        label=op.outputs[0], depthwise=depthwise, attrs=attrs)
+        source,
+        writer.tensor(op.outputs[0]),
+        graph.constants[weight.name],
+        weight.quant,
+        graph.constants[bias.name],
+        bias.quant,
+        label=op.outputs[0],
+        depthwise=depthwise,
+        attrs=attrs,
+    )
 
 
-def _long_average(writer: _Writer, op: Op, band: npt.NDArray[np.int8]) -> None:
-    """A depthwise convolution with the same weights in every channel, as a product over time: the same integers, faster."""
+def _long_average(writer: TfliteWriter, op: Op, band: npt.NDArray[np.int8]) -> None:
+    """A depthwise convolution whose channels are all alike, as a product over time: the same integers, faster."""
     graph = writer.graph
     x, out, weight, bias = (graph.tensors[name] for name in (op.inputs[0], op.outputs[0], *op.inputs[1:]))
     n, frames, _, channels = x.shape
@@ -158,8 +89,16 @@ def _long_average(writer: _Writer, op: Op, band: npt.NDArray[np.int8]) -> None:
     _transpose(writer, writer.tensor(op.inputs[0]), turned)
     product = writer.intermediate(f"{label}/average", out, (n, channels, 1, out_frames))
     writer.convolve(
-        turned, product, band, _first_channel(weight.quant), graph.constants[bias.name][:1].repeat(out_frames),
-        _first_channel(bias.quant), label=label, depthwise=False, attrs={"relu": op.attrs.get("relu", False)})
+        turned,
+        product,
+        band,
+        _first_channel(weight.quant),
+        graph.constants[bias.name][:1].repeat(out_frames),
+        _first_channel(bias.quant),
+        label=label,
+        depthwise=False,
+        attrs={"relu": op.attrs.get("relu", False)},
+    )
     if out_frames == 1:
         writer.reshape(product, writer.tensor(op.outputs[0]), out.shape)
     else:
@@ -170,13 +109,15 @@ def _first_channel(quant: QuantParams | None) -> QuantParams | None:
     return None if quant is None else replace(quant, scale=quant.scale[:1], axis=None)
 
 
-def _transpose(writer: _Writer, source: int, target: int) -> None:
+def _transpose(writer: TfliteWriter, source: int, target: int) -> None:
     """Swap time and channels."""
     inputs = [source, writer.file.integers("permutation", [0, 3, 2, 1])]
-    writer.file.operator(_Code.TRANSPOSE, inputs, [target], _Options.TransposeOptions, schema.TransposeOptionsT(), version=2)
+    writer.file.operator(
+        _Code.TRANSPOSE, inputs, [target], _Options.TransposeOptions, schema.TransposeOptionsT(), version=2
+    )
 
 
-def _pad_frequency(writer: _Writer, op: Op, source: int, x: Tensor, pad: tuple[int, ...]) -> int:
+def _pad_frequency(writer: TfliteWriter, op: Op, source: int, x: Tensor, pad: tuple[int, ...]) -> int:
     rows = [[0, 0], [0, 0], list(pad), [0, 0]]
     amounts = writer.file.tensor(f"{op.outputs[0]}/padding", (4, 2), "int32", data=np.asarray(rows, np.int32))
     shape = (x.shape[0], x.shape[1], x.shape[2] + sum(pad), x.shape[3])
@@ -185,44 +126,54 @@ def _pad_frequency(writer: _Writer, op: Op, source: int, x: Tensor, pad: tuple[i
     return padded
 
 
-def _fully_connected(writer: _Writer, op: Op) -> None:
+def _fully_connected(writer: TfliteWriter, op: Op) -> None:
     graph = writer.graph
     weight, bias = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[2]]
     data = graph.constants[weight.name]
     writer.convolve(
-        writer.tensor(op.inputs[0]), writer.tensor(op.outputs[0]), data.reshape(data.shape[0], 1, 1, data.shape[1]), weight.quant,
-        graph.constants[bias.name], bias.quant, label=op.outputs[0], depthwise=False, attrs=op.attrs)
+        writer.tensor(op.inputs[0]),
+        writer.tensor(op.outputs[0]),
+        data.reshape(data.shape[0], 1, 1, data.shape[1]),
+        weight.quant,
+        graph.constants[bias.name],
+        bias.quant,
+        label=op.outputs[0],
+        depthwise=False,
+        attrs=op.attrs,
+    )
 
 
-def _mean_frequency(writer: _Writer, op: Op) -> None:
+def _mean_frequency(writer: TfliteWriter, op: Op) -> None:
     _unit_depthwise(writer, op, bins=writer.graph.tensors[op.inputs[0]].shape[2])
 
 
-def _requantize(writer: _Writer, op: Op) -> None:
+def _requantize(writer: TfliteWriter, op: Op) -> None:
     _unit_depthwise(writer, op, bins=1)
 
 
-def _unit_depthwise(writer: _Writer, op: Op, *, bins: int) -> None:
+def _unit_depthwise(writer: TfliteWriter, op: Op, *, bins: int) -> None:
     """Sum over ``bins`` bins with weight 1 of scale ``1 / bins``: the only form whose rounding every engine shares."""
     unit = unit_depthwise(writer.graph.tensors[op.inputs[0]], bins)
     writer.convolve(
-        writer.tensor(op.inputs[0]), writer.tensor(op.outputs[0]), *unit, label=op.outputs[0], depthwise=True, attrs={})
+        writer.tensor(op.inputs[0]), writer.tensor(op.outputs[0]), *unit, label=op.outputs[0], depthwise=True, attrs={}
+    )
 
 
-def _merge_frequency(writer: _Writer, op: Op) -> None:
+def _merge_frequency(writer: TfliteWriter, op: Op) -> None:
     shape = writer.graph.tensors[op.outputs[0]].shape
     writer.reshape(writer.tensor(op.inputs[0]), writer.tensor(op.outputs[0]), shape)
 
 
-def _concat(writer: _Writer, op: Op) -> None:
+def _concat(writer: TfliteWriter, op: Op) -> None:
     options = schema.ConcatenationOptionsT()
     options.axis = int(op.attrs["axis"])
     inputs = [writer.tensor(name) for name in op.inputs]
     writer.file.operator(
-        _Code.CONCATENATION, inputs, [writer.tensor(op.outputs[0])], _Options.ConcatenationOptions, options, version=2)
+        _Code.CONCATENATION, inputs, [writer.tensor(op.outputs[0])], _Options.ConcatenationOptions, options, version=2
+    )
 
 
-def _slice(writer: _Writer, op: Op) -> None:
+def _slice(writer: TfliteWriter, op: Op) -> None:
     start, _ = slice_bounds(op)
     source, target = writer.graph.tensors[op.inputs[0]], writer.graph.tensors[op.outputs[0]]
     begin, axis = [0, 0, 0, 0], int(op.attrs["axis"])
@@ -230,29 +181,30 @@ def _slice(writer: _Writer, op: Op) -> None:
     size = list(target.shape)
     inputs = [writer.tensor(op.inputs[0]), writer.file.integers("begin", begin), writer.file.integers("size", size)]
     writer.file.operator(
-        _Code.SLICE, inputs, [writer.tensor(op.outputs[0])], _Options.SliceOptions, schema.SliceOptionsT(), version=2)
+        _Code.SLICE, inputs, [writer.tensor(op.outputs[0])], _Options.SliceOptions, schema.SliceOptionsT(), version=2
+    )
 
 
-def _add(writer: _Writer, op: Op) -> None:
+def _add(writer: TfliteWriter, op: Op) -> None:
     _binary(writer, op, _Code.ADD, _Options.AddOptions, schema.AddOptionsT())
 
 
-def _sub(writer: _Writer, op: Op) -> None:
+def _sub(writer: TfliteWriter, op: Op) -> None:
     _binary(writer, op, _Code.SUB, _Options.SubOptions, schema.SubOptionsT())
 
 
-def _mul(writer: _Writer, op: Op) -> None:
+def _mul(writer: TfliteWriter, op: Op) -> None:
     _binary(writer, op, _Code.MUL, _Options.MulOptions, schema.MulOptionsT())
 
 
-def _binary(writer: _Writer, op: Op, code: int, options_type: int, options: Any) -> None:
-    options.fusedActivationFunction = _activation(op.attrs)
+def _binary(writer: TfliteWriter, op: Op, code: int, options_type: int, options: Any) -> None:
+    options.fusedActivationFunction = fused_activation(op.attrs)
     inputs = [writer.tensor(name) for name in op.inputs]
     writer.file.operator(code, inputs, [writer.tensor(op.outputs[0])], options_type, options, version=2)
 
 
 def _unary(code: int, options_type: int = 0, options: Callable[[], object] | None = None, version: int = 2) -> Any:
-    def emit(writer: _Writer, op: Op) -> None:
+    def emit(writer: TfliteWriter, op: Op) -> None:
         built = None if options is None else options()
         inputs, outputs = [writer.tensor(op.inputs[0])], [writer.tensor(op.outputs[0])]
         writer.file.operator(code, inputs, outputs, options_type, built, version=version)
@@ -266,7 +218,7 @@ def _softmax_options() -> object:
     return options
 
 
-def _clamp(writer: _Writer, op: Op) -> None:
+def _clamp(writer: TfliteWriter, op: Op) -> None:
     tensor = writer.graph.tensors[op.inputs[0]]
     label = writer.names.get(op.outputs[0], op.outputs[0])
     middle = writer.intermediate(f"{label}/clamped_below", tensor, tensor.shape)
@@ -274,27 +226,32 @@ def _clamp(writer: _Writer, op: Op) -> None:
         (_Code.MAXIMUM, writer.tensor(op.inputs[0]), middle, op.attrs["low"]),
         (_Code.MINIMUM, middle, writer.tensor(op.outputs[0]), op.attrs["high"]),
     ):
-        limit = writer.file.tensor(f"{label}/limit", (1, 1, 1, 1), tensor.dtype, tensor.quant, data=np.full((1, 1, 1, 1), bound, tensor.dtype))
+        limit = writer.file.tensor(
+            f"{label}/limit", (1, 1, 1, 1), tensor.dtype, tensor.quant, data=np.full((1, 1, 1, 1), bound, tensor.dtype)
+        )
         writer.file.operator(
-            code, [source, limit], [target], _Options.MaximumMinimumOptions, schema.MaximumMinimumOptionsT(), version=2)
+            code, [source, limit], [target], _Options.MaximumMinimumOptions, schema.MaximumMinimumOptionsT(), version=2
+        )
 
 
-_EMITTERS: Mapping[str, Callable[[_Writer, Op], None]] = MappingProxyType({
-    "conv": _conv,
-    "fully_connected": _fully_connected,
-    "add": _add,
-    "sub": _sub,
-    "mul": _mul,
-    "mean_frequency": _mean_frequency,
-    "merge_frequency": _merge_frequency,
-    "concat": _concat,
-    "slice": _slice,
-    "relu": _unary(_Code.RELU),
-    "clamp": _clamp,
-    "sigmoid": _unary(_Code.LOGISTIC),
-    "tanh": _unary(_Code.TANH),
-    "softmax": _unary(_Code.SOFTMAX, _Options.SoftmaxOptions, _softmax_options),
-    "quantize": _unary(_Code.QUANTIZE, _Options.QuantizeOptions, schema.QuantizeOptionsT, version=1),
-    "dequantize": _unary(_Code.DEQUANTIZE, _Options.DequantizeOptions, schema.DequantizeOptionsT),
-    "requantize": _requantize,
-})
+_EMITTERS: Mapping[str, Callable[[TfliteWriter, Op], None]] = MappingProxyType(
+    {
+        "conv": _conv,
+        "fully_connected": _fully_connected,
+        "add": _add,
+        "sub": _sub,
+        "mul": _mul,
+        "mean_frequency": _mean_frequency,
+        "merge_frequency": _merge_frequency,
+        "concat": _concat,
+        "slice": _slice,
+        "relu": _unary(_Code.RELU),
+        "clamp": _clamp,
+        "sigmoid": _unary(_Code.LOGISTIC),
+        "tanh": _unary(_Code.TANH),
+        "softmax": _unary(_Code.SOFTMAX, _Options.SoftmaxOptions, _softmax_options),
+        "quantize": _unary(_Code.QUANTIZE, _Options.QuantizeOptions, schema.QuantizeOptionsT, version=1),
+        "dequantize": _unary(_Code.DEQUANTIZE, _Options.DequantizeOptions, schema.DequantizeOptionsT),
+        "requantize": _requantize,
+    }
+)

@@ -1,4 +1,4 @@
-"""Requantization and averaging over frequency written as a depthwise convolution, the form every engine rounds alike."""
+"""Requantization and mean over frequency as a depthwise convolution, the form every engine rounds alike."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from edgeaudio_runtime.graph import Tensor
 from edgeaudio_runtime.quantization import QuantParams
 
 
 def unit_depthwise(
-    x: Tensor, bins: int,
+    x: Tensor,
+    bins: int,
 ) -> tuple[npt.NDArray[Any], QuantParams | None, npt.NDArray[Any], QuantParams | None]:
     """Weights, their quantization, biases and their quantization of ``mean over bins``: codes 1 of scale ``1 / bins``.
 

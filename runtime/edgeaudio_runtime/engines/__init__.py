@@ -7,4 +7,6 @@ _PACKAGES = {"numpy": ("numpy",), "onnxruntime": ("onnxruntime",), "litert": ("a
 
 def available_engines() -> tuple[str, ...]:
     """Names of the engines whose package is installed, "numpy" first; nothing is imported to find out."""
-    return tuple(name for name, packages in _PACKAGES.items() if any(find_spec(package) is not None for package in packages))
+    return tuple(
+        name for name, packages in _PACKAGES.items() if any(find_spec(package) is not None for package in packages)
+    )

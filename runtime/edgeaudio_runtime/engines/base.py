@@ -1,4 +1,4 @@
-"""The protocol of an engine: an immutable program, shareable, and a session for each stream that owns buffers and state."""
+"""The protocol of an engine: an immutable, shareable program, and a session a stream that owns buffers and state."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Program(Protocol):
 
     @property
     def engine(self) -> str:
-        """"numpy", "onnxruntime" or "litert"."""
+        """ "numpy", "onnxruntime" or "litert"."""
         ...
 
     @property

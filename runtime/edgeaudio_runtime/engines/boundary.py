@@ -18,9 +18,12 @@ def signature_of(graph: IntegerGraph) -> NetworkSignature:
     """
     features, logits = graph.input_tensor, graph.output_tensor
     return NetworkSignature(
-        step_frames=graph.step_frames, n_features=features.shape[2] * features.shape[3],
-        outputs_per_step=graph.outputs_per_step, n_labels=logits.shape[3],
-        input_quant=_quant(graph.input, features.quant), output_quant=_quant(graph.output, logits.quant),
+        step_frames=graph.step_frames,
+        n_features=features.shape[2] * features.shape[3],
+        outputs_per_step=graph.outputs_per_step,
+        n_labels=logits.shape[3],
+        input_quant=_quant(graph.input, features.quant),
+        output_quant=_quant(graph.output, logits.quant),
     )
 
 
@@ -35,9 +38,11 @@ def check_codes(codes: Codes, signature: NetworkSignature) -> int:
         raise SpecError(f"codes are {have}, must be a {signature.input_quant.dtype} array; quantize the features first")
     if codes.ndim != 2 or codes.shape[1] != signature.n_features:
         raise SpecError(f"codes have shape {list(codes.shape)}, must be [frames, {signature.n_features}]")
-    steps, rest = divmod(codes.shape[0], signature.step_frames)
+    steps, rest = divmod(int(codes.shape[0]), signature.step_frames)
     if rest:
-        raise SpecError(f"codes have {codes.shape[0]} frames, must be a multiple of step_frames={signature.step_frames}")
+        raise SpecError(
+            f"codes have {codes.shape[0]} frames, must be a multiple of step_frames={signature.step_frames}"
+        )
     return steps
 
 
@@ -54,4 +59,6 @@ def check_initial_states(initial_states: tuple[int | float, ...], names: tuple[s
         SpecError: the numbers differ.
     """
     if len(initial_states) != len(names):
-        raise SpecError(f"initial_states has {len(initial_states)} values, the model has {len(names)} states; give one each")
+        raise SpecError(
+            f"initial_states has {len(initial_states)} values, the model has {len(names)} states; give one each"
+        )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeaudio_runtime.engines.base import Codes, NetworkSignature, Numerics, Session
 from edgeaudio_runtime.engines.boundary import check_codes, check_initial_states
@@ -14,7 +15,7 @@ from edgeaudio_runtime.engines.litert_memory import CopyingMemory, InPlaceMemory
 from edgeaudio_runtime.errors import EngineError, SpecError
 
 KernelSet = Literal["default", "builtin", "reference"]
-"""Which kernels compute: with LiteRT's default delegate XNNPACK, the built-in ones without it, or the plain C++ references."""
+"""Which kernels compute: LiteRT's default delegate XNNPACK, the built-in ones without it, or the C++ references."""
 
 _RESOLVERS = {"default": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
 _FP32_MACHINES = frozenset({"x86_64", "AMD64", "aarch64", "arm64"})
@@ -37,8 +38,13 @@ class LiteRtProgram:
     """
 
     def __init__(
-        self, model_bytes: bytes, signature: NetworkSignature, initial_states: tuple[int | float, ...] = (), *,
-        kernels: KernelSet = "default", in_place: bool = True,
+        self,
+        model_bytes: bytes,
+        signature: NetworkSignature,
+        initial_states: tuple[int | float, ...] = (),
+        *,
+        kernels: KernelSet = "default",
+        in_place: bool = True,
     ) -> None:
         if kernels not in _RESOLVERS:
             raise SpecError(f"kernels={kernels!r} must be one of {list(get_args(KernelSet))}")
@@ -53,12 +59,12 @@ class LiteRtProgram:
 
     @property
     def engine(self) -> str:
-        """"litert"."""
+        """ "litert"."""
         return "litert"
 
     @property
     def numerics(self) -> Numerics:
-        """"fp32" for the default kernels of ai_edge_litert on x86-64 and aarch64, else "unspecified"."""
+        """ "fp32" for the default kernels of ai_edge_litert on x86-64 and aarch64, else "unspecified"."""
         known = self._module.__name__.startswith("ai_edge_litert") and platform.machine() in _FP32_MACHINES
         return "fp32" if known and self.kernels == "default" else "unspecified"
 
@@ -90,7 +96,8 @@ class LiteRtProgram:
         resolver = getattr(self._module.OpResolverType, _RESOLVERS[self.kernels])
         try:
             interpreter = self._module.Interpreter(
-                model_content=self._model, num_threads=1, experimental_op_resolver_type=resolver)
+                model_content=self._model, num_threads=1, experimental_op_resolver_type=resolver
+            )
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise EngineError(f"litert cannot load the model: {str(error).splitlines()[0]}") from error
@@ -101,14 +108,18 @@ class LiteRtSession:
     """One stream on an interpreter that nobody else has."""
 
     def __init__(
-        self, interpreter: Any, memory: TensorMemory, signature: NetworkSignature, initial_states: tuple[int | float, ...],
+        self,
+        interpreter: Any,
+        memory: TensorMemory,
+        signature: NetworkSignature,
+        initial_states: tuple[int | float, ...],
     ) -> None:
         self._interpreter, self._memory, self._signature = interpreter, memory, signature
         self._initial_states = initial_states
         self.reset()
 
     def run(self, codes: Codes, /) -> Codes:
-        """Feature codes ``[k * step_frames, n_features]`` to logit codes ``[k * outputs_per_step, n_labels]``, k >= 0."""
+        """Feature codes ``[k * step_frames, n_features]`` to logits ``[k * outputs_per_step, n_labels]``, k >= 0."""
         signature, memory, invoke = self._signature, self._memory, self._interpreter.invoke
         steps = check_codes(codes, signature)
         logits = np.empty((steps * signature.outputs_per_step, signature.n_labels), signature.output_quant.dtype)
@@ -128,8 +139,8 @@ class LiteRtSession:
         self._memory.fill_states(self._initial_states)
 
 
-def _flat_bytes(array: Codes) -> memoryview:
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+def _flat_bytes(array: npt.NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array).data.cast("B")
 
 
 def _import_interpreter() -> Any:
@@ -140,5 +151,6 @@ def _import_interpreter() -> Any:
             from tflite_runtime import interpreter
         except ImportError as error:
             raise EngineError(
-                "neither ai_edge_litert nor tflite_runtime is installed; run: pip install 'edgeaudio-runtime[litert]'") from error
+                "neither ai_edge_litert nor tflite_runtime is installed; run: pip install 'edgeaudio-runtime[litert]'"
+            ) from error
     return interpreter

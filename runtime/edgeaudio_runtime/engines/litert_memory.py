@@ -1,8 +1,8 @@
 """Reading and writing a LiteRT interpreter's tensors: in place through raw addresses, or by copies.
 
-A numpy view held on ``interpreter.tensor(i)()`` makes the public ``invoke()`` raise, because memory may move. Memory moves only
-in ``allocate_tensors()``, so an address taken after it stays good while the interpreter lives; memory over such an address is
-not seen by that guard. Whoever allocates again must bind again.
+A numpy view held on ``interpreter.tensor(i)()`` makes the public ``invoke()`` raise, because memory may
+move. It moves only in ``allocate_tensors()``, so an address taken after that stays good while the interpreter lives, and
+views over such an address are not seen by that guard. Whoever allocates again must bind again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class InPlaceMemory:
         # The views do not own the memory; this keeps it alive.
         self._interpreter = interpreter
         self._features, self._logits = _bytes_of(interpreter, features), _bytes_of(interpreter, logits)
-        self._states = tuple((_bytes_of(interpreter, before), _bytes_of(interpreter, after)) for before, after in states)
+        self._states = tuple(
+            (_bytes_of(interpreter, before), _bytes_of(interpreter, after)) for before, after in states
+        )
         self._dtypes = tuple(_dtype_of(interpreter, before) for before, _ in states)
 
     def write_features(self, codes: memoryview) -> None:
@@ -101,4 +103,5 @@ def _bytes_of(interpreter: Any, index: int) -> memoryview:
 
 def _dtype_of(interpreter: Any, index: int) -> np.dtype[Any]:
     dtypes = {detail["index"]: detail["dtype"] for detail in interpreter.get_input_details()}
-    return np.dtype(dtypes[index])
+    dtype: np.dtype[Any] = np.dtype(dtypes[index])
+    return dtype

@@ -15,7 +15,7 @@ from edgeaudio_runtime.kernel import Array, Kernel
 from edgeaudio_runtime.kernels import kernel
 
 MAX_STEPS_PER_PASS = 1024
-"""Steps whose intermediate tensors are held at once (41 s of 40 ms steps); more run as several passes with carried state."""
+"""Steps whose intermediate tensors are held at once (41 s of 40 ms steps); longer runs take several passes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ class NumpyProgram:
 
     @property
     def engine(self) -> str:
-        """"numpy"."""
+        """ "numpy"."""
         return "numpy"
 
     @property
@@ -69,13 +69,15 @@ class NumpyProgram:
         return {s.input: np.full(tensors[s.input].shape, s.initial, tensors[s.input].dtype) for s in self._graph.states}
 
     def run_pass(self, features: Array, states: dict[str, Array], steps: int) -> tuple[Array, dict[str, Array]]:
-        """Run ``steps`` steps at once: features ``[1, T, F, C]`` and states to logits ``[1, T', 1, L]`` and new states."""
+        """Run ``steps`` at once: features ``[1, T, F, C]`` and states to logits ``[1, T', 1, L]`` and new states."""
         values = {**self._graph.constants, **states, self._graph.input: features}
         for instruction in self._instructions:
             values[instruction.output] = instruction.kernel([values[name] for name in instruction.inputs], steps)
             for name in instruction.dead:
                 del values[name]
-        return values[self._graph.output], {s.input: self._last_frames(s.input, values[s.output]) for s in self._graph.states}
+        return values[self._graph.output], {
+            s.input: self._last_frames(s.input, values[s.output]) for s in self._graph.states
+        }
 
     def _last_frames(self, name: str, array: Array) -> Array:
         """The state's own length from the end, copied so that the tensor it was cut from can go."""
@@ -93,16 +95,18 @@ class NumpySession:
     def __init__(self, program: NumpyProgram) -> None:
         self._program = program
         self._signature = program.signature
-        self.reset()
+        self._states = program.initial_states()
 
     def run(self, codes: Codes, /) -> Codes:
-        """Feature codes ``[k * step_frames, n_features]`` to logit codes ``[k * outputs_per_step, n_labels]``, k >= 0."""
+        """Feature codes ``[k * step_frames, n_features]`` to logits ``[k * outputs_per_step, n_labels]``, k >= 0."""
         total = check_codes(codes, self._signature)
         step_frames, per_pass = self._signature.step_frames, self._program.steps_per_pass
         logits = [np.empty((0, self._signature.n_labels), self._signature.output_quant.dtype)]
         for first in range(0, total, per_pass):
             steps = min(per_pass, total - first)
-            part = codes[first * step_frames : (first + steps) * step_frames].reshape(self._program.feature_shape(steps))
+            part = codes[first * step_frames : (first + steps) * step_frames].reshape(
+                self._program.feature_shape(steps)
+            )
             result, self._states = self._program.run_pass(part, self._states, steps)
             logits.append(result.reshape(-1, self._signature.n_labels))
         return np.concatenate(logits)

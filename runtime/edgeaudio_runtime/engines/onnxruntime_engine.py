@@ -27,7 +27,10 @@ class OnnxRuntimeProgram:
     """
 
     def __init__(
-        self, model_bytes: bytes, signature: NetworkSignature, initial_states: tuple[int | float, ...] = (),
+        self,
+        model_bytes: bytes,
+        signature: NetworkSignature,
+        initial_states: tuple[int | float, ...] = (),
     ) -> None:
         runtime = _import_onnxruntime()
         self._signature = signature
@@ -36,7 +39,7 @@ class OnnxRuntimeProgram:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # session.x64quantprecision stays unset: it makes weights unsigned and finds no kernel for our signed activations.
+        # session.x64quantprecision stays unset: it makes weights unsigned, and signed activations then find no kernel.
         try:
             self._session = runtime.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a dozen unrelated types
@@ -46,12 +49,12 @@ class OnnxRuntimeProgram:
 
     @property
     def engine(self) -> str:
-        """"onnxruntime"."""
+        """ "onnxruntime"."""
         return "onnxruntime"
 
     @property
     def numerics(self) -> Numerics:
-        """"fp32"."""
+        """ "fp32"."""
         return "fp32"
 
     @property
@@ -75,6 +78,7 @@ class OnnxRuntimeSession:
     def __init__(self, session: Any, signature: NetworkSignature, initial_states: tuple[int | float, ...]) -> None:
         self._session, self._signature, self._initial_states = session, signature, initial_states
         nodes = {node.name: node for node in (*session.get_inputs(), *session.get_outputs())}
+        self._side = 0
         self._features = _buffer(nodes["features"])
         self._logits = _buffer(nodes["logits"])
         n_states = len(initial_states)
@@ -83,7 +87,7 @@ class OnnxRuntimeSession:
         self.reset()
 
     def run(self, codes: Codes, /) -> Codes:
-        """Feature codes ``[k * step_frames, n_features]`` to logit codes ``[k * outputs_per_step, n_labels]``, k >= 0."""
+        """Feature codes ``[k * step_frames, n_features]`` to logits ``[k * outputs_per_step, n_labels]``, k >= 0."""
         steps = check_codes(codes, self._signature)
         parts = codes.reshape(steps, *self._features.shape)
         logits = np.empty((steps, *self._logits.shape), self._logits.dtype)
