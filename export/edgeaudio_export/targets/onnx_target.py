@@ -1,7 +1,7 @@
 """The integer graph as an ONNX file with int8 inputs, outputs and states, the same codes at every optimization level.
 
 Convolutions are QLinearConv on int8 codes with int32 biases: as DequantizeLinear, Conv, QuantizeLinear they would be
-float arithmetic wherever a session's options keep them from being fused, and 6 % of a test net's logit codes then differ.
+float arithmetic wherever a session's options keep them from being fused, and 6 % of a net's codes then differ.
 The other operations keep the DequantizeLinear, operation, QuantizeLinear form, which is exact for them. A relu is the
 saturation at the zero point or a Clip on codes. Inside, tensors are ``[N, C, T, F]``.
 """
@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from edgeaudio_export.errors import ExportError
+from edgeaudio_export.targets.inner_names import with_inner_names
 from edgeaudio_export.targets.onnx_writer import OnnxWriter
 from edgeaudio_export.targets.unit_depthwise import unit_depthwise
 from edgeaudio_runtime.graph import IntegerGraph, Op
@@ -40,9 +41,9 @@ def to_onnx(graph: IntegerGraph) -> bytes:
     names = sorted(t.name for t in graph.tensors.values() if t.dtype == "int16")
     if names:
         raise ExportError(f"tensors {names[:3]} are int16, which the onnx target does not write; quantize them to int8")
-    writer = OnnxWriter(graph)
+    writer = OnnxWriter(with_inner_names(graph))
     writer.begin()
-    for op in graph.ops:
+    for op in writer.graph.ops:
         _EMITTERS[op.kind](writer, op)
     model = writer.finish()
     onnx.checker.check_model(model, full_check=True)
