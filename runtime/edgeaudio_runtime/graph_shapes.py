@@ -84,7 +84,7 @@ def _check_weights(op: Op, inputs: list[Tensor], output: Tensor) -> None:
         )
     if len(weight.quant.scale) not in {1, weight.shape[0]}:
         raise SpecError(
-            f"operation {_label(op)}: {weight.name!r} has {len(weight.quant.scale)} scales for {weight.shape[0]} channels"
+            f"operation {_label(op)}: {weight.name!r}: {len(weight.quant.scale)} scales for {weight.shape[0]} channels"
         )
 
 

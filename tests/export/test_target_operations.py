@@ -13,7 +13,7 @@ from edgeaudio_export.targets.tflite_target import to_tflite
 from edgeaudio_runtime.engines.litert_engine import LiteRtProgram
 from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.engines.onnxruntime_engine import OnnxRuntimeProgram
-from edgeaudio_runtime.graph import IntegerGraph, StateSpec
+from edgeaudio_runtime.graph import IntegerGraph, Op, StateSpec
 from edgeaudio_runtime.quantization import QuantParams
 from tests.graph_builders import GraphBuilder, random_codes
 
@@ -200,3 +200,15 @@ def test_a_float_island_agrees_with_its_codes() -> None:
     x = g.op("dequantize", (g.activation("features", (1, 1, 1, 256), source),), (1, 1, 1, 256), None)
     island = g.op("tanh", (g.op("relu", (x,), (1, 1, 1, 256), None),), (1, 1, 1, 256), None)
     assert_all_equal(g.build(g.op("quantize", (island,), (1, 1, 1, 256), target)), EVERY_CODE[None])
+
+
+def test_tensors_may_have_the_names_of_the_boundary() -> None:
+    quant = QuantParams(scale=(0.1,), zero_point=2)
+    g = GraphBuilder()
+    shape = (1, 1, 1, 3)
+    names = ("state_0_in", "logits", "state_0_out", "features")
+    x, before, after, total = (g.activation(name, shape, quant) for name in names)
+    g.ops.append(Op(kind="relu", inputs=(x,), outputs=(after,)))
+    g.ops.append(Op(kind="add", inputs=(after, before), outputs=(total,), attrs={"relu": False}))
+    g.states.append(StateSpec(name="swapped", input=before, output=after, initial=2))
+    assert_all_equal(g.build(total, input=x), random_codes((30, 3)))

@@ -1,7 +1,7 @@
 """Reading and writing a LiteRT interpreter's tensors: in place through raw addresses, or by copies.
 
 A numpy view held on ``interpreter.tensor(i)()`` makes the public ``invoke()`` raise, because memory may
-move. It moves only in ``allocate_tensors()``, so an address taken after that stays good while the interpreter lives, and
+move. It moves only in ``allocate_tensors()``, so an address taken after that stays good while the interpreter lives;
 views over such an address are not seen by that guard. Whoever allocates again must bind again.
 """
 
