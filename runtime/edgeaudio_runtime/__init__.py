@@ -3,8 +3,6 @@
 The names below are loaded when they are first used, so that importing the package costs next to nothing.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -155,7 +155,7 @@ class Bundle:
         return self._verified(self.manifest.artifact(path))
 
     def read_unlisted(self, path: str) -> bytes:
-        """Bytes of a file outside the manifest: the manifest itself, the detector's or decoder's settings, the certificate."""
+        """Bytes of a file the manifest does not name: itself, the settings, the certificate."""
         return self._files.read(path, limit=MAX_JSON_BYTES)
 
     def engines(self) -> tuple[str, ...]:

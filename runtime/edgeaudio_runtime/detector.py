@@ -204,7 +204,7 @@ class KeywordDetector:
         above = scores >= self._thresholds
         events: list[KeywordEvent] = []
         # Nearly every call of nearly every stream has nothing to do here.
-        if self._held is not None or above.any() or self._latched.any():
+        if self._held is not None or np.count_nonzero(above) or np.count_nonzero(self._latched):
             for row in range(n):
                 self._decide(row, n - 1 - row, scores[row], above[row], events)
         self._n_outputs += n

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.ctc_decoder import DecoderConfig
 from edgeaudio_runtime.detector import DetectorConfig
@@ -129,7 +130,8 @@ def _network(graph: IntegerGraph, task: str) -> Network:
         window_frames=WINDOW_FRAMES if task == "keyword" else None,
         input_quant=FEATURE_QUANT, output_quant=LOGIT_QUANT,
         states=tuple(
-            NetworkState(name=s.name, shape=tensors[s.input].shape, dtype="int8", initial=s.initial) for s in graph.states
+            NetworkState(name=s.name, shape=tensors[s.input].shape, dtype="int8", initial=s.initial)
+            for s in graph.states
         ),
     )  # fmt: skip
 

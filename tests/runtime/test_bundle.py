@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeaudio_runtime import bundle_files
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import BundleError, EngineError
@@ -85,7 +86,7 @@ def test_a_missing_file_is_named(own_bundle: Path, name: str) -> None:
 
 def test_a_newer_schema_is_refused_by_name(own_bundle: Path) -> None:
     edit_json(own_bundle / "manifest.json", lambda m: m.update(schema_version=7))
-    with pytest.raises(BundleError, match="schema_version=7 is newer than 1.*pip install --upgrade edgeaudio-runtime"):
+    with pytest.raises(BundleError, match=r"schema_version=7 is newer than 1.*pip install --upgrade edgeaudio-runtime"):
         open_bundle(own_bundle)
 
 
@@ -140,7 +141,7 @@ def test_a_bundle_reached_through_a_link_is_opened(own_bundle: Path) -> None:
 def test_a_fifo_in_the_bundle_does_not_hang_the_reader(own_bundle: Path) -> None:
     (own_bundle / "model.bin").unlink()
     os.mkfifo(own_bundle / "model.bin")
-    with pytest.raises(BundleError, match="'model.bin' of the bundle is no regular file"):
+    with pytest.raises(BundleError, match=r"'model\.bin' of the bundle is no regular file"):
         open_bundle(own_bundle)
 
 
@@ -177,7 +178,7 @@ def test_a_zip_bomb_stops_at_the_limit(own_bundle: Path, tmp_path: Path, monkeyp
     (own_bundle / "model.bin").write_bytes(bytes(2_000_000))
     packed = pack(own_bundle, tmp_path / "b.zip")
     assert packed.stat().st_size < 200_000
-    with pytest.raises(BundleError, match="'model.bin' is larger than 1000000 bytes"):
+    with pytest.raises(BundleError, match=r"'model\.bin' is larger than 1000000 bytes"):
         open_bundle(packed)
 
 
@@ -292,7 +293,7 @@ def test_a_hostile_array_is_refused_without_allocating_it(own_bundle: Path, head
         entry.update(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
     edit_json(own_bundle / "manifest.json", change)
-    with pytest.raises(BundleError, match="golden/pcm.npy") as caught:
+    with pytest.raises(BundleError, match=r"golden/pcm\.npy") as caught:
         _ = open_bundle(own_bundle).golden
     assert words in str(caught.value)
 

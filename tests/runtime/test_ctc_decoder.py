@@ -6,16 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.ctc_decoder import CtcDecoder, DecoderConfig
 from edgeaudio_runtime.errors import BundleError, SpecError
 from edgeaudio_runtime.extent import StreamClock
-from hypothesis import given
-from hypothesis import strategies as st
 
 LABELS = ("-", "a", "b")
 CLOCK = StreamClock(
-    sample_rate=16000, hop_length=160, win_length=400, first_offset=0, step_frames=4, outputs_per_step=1, window_frames=20
+    sample_rate=16000,
+    hop_length=160,
+    win_length=400,
+    first_offset=0,
+    step_frames=4,
+    outputs_per_step=1,
+    window_frames=20,
 )
 
 
@@ -64,7 +71,10 @@ def test_tokens_carry_the_time_of_their_outputs() -> None:
     listening.process(codes("--aab"))
     final = listening.flush()[0]
     spans = [(token.label, token.start_s, token.end_s) for token in final.tokens]
-    assert spans == [("a", pytest.approx(0.0875), pytest.approx(0.1675)), ("b", pytest.approx(0.1675), pytest.approx(0.2075))]
+    assert spans == [
+        ("a", pytest.approx(0.0875), pytest.approx(0.1675)),
+        ("b", pytest.approx(0.1675), pytest.approx(0.2075)),
+    ]
     assert (final.start_s, final.end_s) == (pytest.approx(0.0875), pytest.approx(0.2075))
 
 

@@ -4,27 +4,38 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgeaudio_runtime.detector import DetectorConfig, KeywordDetector, softmax_table
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import KeywordEvent
 from edgeaudio_runtime.extent import StreamClock, active_region
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.recent import RecentRows
-from hypothesis import given
-from hypothesis import strategies as st
 
 LABELS = ("_silence_", "yes", "no")
 QUANT = QuantParams(scale=(0.1,), zero_point=0)
 # Frames of 25 ms every 10 ms; an output every 40 ms, averaging 1 s.
 CLOCK = StreamClock(
-    sample_rate=16000, hop_length=160, win_length=400, first_offset=0, step_frames=4, outputs_per_step=1, window_frames=100
+    sample_rate=16000,
+    hop_length=160,
+    win_length=400,
+    first_offset=0,
+    step_frames=4,
+    outputs_per_step=1,
+    window_frames=100,
 )
 AT_ONCE = {"smoothing_s": 0.0, "settle_s": 0.0}
 
 
 def detector(clock: StreamClock = CLOCK, **config: object) -> KeywordDetector:
     return KeywordDetector(
-        DetectorConfig(**{**AT_ONCE, **config}), labels=LABELS, background_labels=("_silence_",), output_quant=QUANT, clock=clock
+        DetectorConfig(**{**AT_ONCE, **config}),
+        labels=LABELS,
+        background_labels=("_silence_",),
+        output_quant=QUANT,
+        clock=clock,
     )
 
 
@@ -169,7 +180,7 @@ def test_a_click_is_not_the_word() -> None:
 def test_without_contrast_the_rise_of_the_probability_says_where(activity: np.ndarray | None) -> None:
     names = [None] * 24 + ["_silence_"] * 6 + ["yes"] * 5
     event = detector(smoothing_s=0.16).process(codes(*names), activity)[0]
-    # Smoothed 1/4 at output 30, 2/4 at 31, 3/4 at 32, where it fires; it was below 0.075 at 29. Half of 3 outputs: 60 ms.
+    # Smoothed 1/4 at output 30, 2/4 at 31, 3/4 at 32, where it fires; it was below 0.075 at 29. Half of 3: 60 ms.
     assert event.detected_s == pytest.approx(detected_s(32))
     assert event.end_s == pytest.approx(detected_s(32) - 0.06)
     assert event.start_s == pytest.approx(detected_s(32) - 0.06 - 3 * 0.04)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from edgeaudio_runtime import manifest as manifest_module
 from edgeaudio_runtime.errors import BundleError
 from edgeaudio_runtime.manifest import SCHEMA_VERSION, Manifest, check_path
@@ -102,7 +103,9 @@ def test_a_manifest_must_be_an_object(wrong: object) -> None:
         Manifest.from_dict(wrong)
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../b", "a//b", "", ".", "a/.", "C:x", "a\\b", "a\0b", "a\nb", 3])
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../x", "a/../b", "a//b", "", ".", "a/.", "C:x", "a\\b", "a\0b", "a\nb", 3]
+)
 def test_a_path_that_could_leave_the_bundle_is_refused(path: object) -> None:
     with pytest.raises(BundleError, match="must be relative"):
         check_path(path)
@@ -117,7 +120,11 @@ def test_an_older_schema_is_brought_up_step_by_step(values: dict[str, Any], monk
     old = {**values, "title": "from version one"}
     del old["name"], old["task"]
     manifest = Manifest.from_dict(old)
-    assert (manifest.name, manifest.task, manifest.schema_version) == ("from version one", "keyword", SCHEMA_VERSION + 2)
+    assert (manifest.name, manifest.task, manifest.schema_version) == (
+        "from version one",
+        "keyword",
+        SCHEMA_VERSION + 2,
+    )
 
 
 def test_engines_are_those_with_an_artifact(values: dict[str, Any]) -> None:

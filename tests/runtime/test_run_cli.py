@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeaudio_runtime import cli
 from edgeaudio_runtime.cli import main
 
@@ -168,7 +169,12 @@ def test_the_doctor_checks_engines_and_a_good_recording(
     ],
 )
 def test_the_doctor_hears_a_bad_recording(
-    keyword_bundle: Path, tmp_path: Path, samples: np.ndarray, subject: str, words: str, capfd: pytest.CaptureFixture[str]
+    keyword_bundle: Path,
+    tmp_path: Path,
+    samples: np.ndarray,
+    subject: str,
+    words: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     path = write_wav(tmp_path / "bad.wav", samples)
     assert main([str(keyword_bundle), "--doctor", str(path), "--json"]) == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgeaudio_runtime import selftest
 from edgeaudio_runtime.bundle import Bundle, open_bundle
 from edgeaudio_runtime.engines.base import Codes, NetworkSignature
@@ -70,7 +71,9 @@ def nudge(array: np.ndarray, amount: float) -> np.ndarray:
         (lambda g: replace(g, events=[{**g.events[0], "start_s": 0.5}, *g.events[1:]]), "logits -> events"),
     ],
 )
-def test_a_planted_defect_fails_its_stage(keyword_bundle: Path, change: Callable[[Golden], Golden], failing: str) -> None:
+def test_a_planted_defect_fails_its_stage(
+    keyword_bundle: Path, change: Callable[[Golden], Golden], failing: str
+) -> None:
     report = self_test(with_golden(keyword_bundle, change))
     assert not report.passed
     assert failing in [stage.name for stage in report.stages if not stage.passed]
@@ -146,5 +149,7 @@ def test_a_bundle_without_golden_data_says_so(own_bundle: Path) -> None:
 
 def test_golden_data_of_another_length_are_named(keyword_bundle: Path) -> None:
     bundle = with_golden(keyword_bundle, lambda g: replace(g, features=g.features[:-4]))
-    with pytest.raises(BundleError, match=r"features: golden data have shape \[260, 40\], this device yields \[264, 40\]"):
+    with pytest.raises(
+        BundleError, match=r"features: golden data have shape \[260, 40\], this device yields \[264, 40\]"
+    ):
         self_test(bundle)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
@@ -16,8 +19,6 @@ from edgeaudio_runtime.listener import activity
 from edgeaudio_runtime.presets import preset
 from edgeaudio_runtime.quantization import quantize
 from edgeaudio_runtime.stream import AudioStream, LogitStream, clip_logits
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 WORDS = [("low", 0.7, 0.5), ("high", 1.9, 0.3), ("high", 3.1, 0.45), ("low", 4.4, 0.35), ("high", 5.3, 0.4)]
 # No word is longer than this network needs to fire (0.2 s) and an event waits for its end (0.3 s).
@@ -39,7 +40,9 @@ def pcm(make_scene: Callable[..., np.ndarray]) -> np.ndarray:
     return make_scene(WORDS, 6.5)
 
 
-def test_every_planted_word_is_found_in_order_at_its_time_and_nothing_else(keyword_bundle: Path, pcm: np.ndarray) -> None:
+def test_every_planted_word_is_found_in_order_at_its_time_and_nothing_else(
+    keyword_bundle: Path, pcm: np.ndarray
+) -> None:
     events = listen(AudioStream(open_bundle(keyword_bundle)), pcm, [])
     assert [event.label for event in events] == [band for band, _, _ in WORDS]
     for event, (_, start_s, duration_s) in zip(events, WORDS, strict=True):
@@ -66,9 +69,7 @@ def test_chunking_changes_no_event(keyword_bundle: Path, pcm: np.ndarray, sizes:
 
 
 @pytest.mark.parametrize("engine", ["numpy", "onnxruntime", "litert"])
-def test_chunking_changes_no_logit_on_any_engine(
-    every_engine_bundle: Path, pcm: np.ndarray, engine: str
-) -> None:
+def test_chunking_changes_no_logit_on_any_engine(every_engine_bundle: Path, pcm: np.ndarray, engine: str) -> None:
     bundle = open_bundle(every_engine_bundle)
     if engine not in bundle.engines():
         pytest.skip(f"{engine} is not installed")
@@ -112,7 +113,7 @@ def test_float_samples_say_the_same_as_int16(keyword_bundle: Path, pcm: np.ndarr
 def test_the_tail_is_filled_up_to_a_whole_step(keyword_bundle: Path) -> None:
     bundle = open_bundle(keyword_bundle)
     program = bundle.program("numpy")
-    # ceil(16000 / 160) = 100 frames are 25 steps; one sample more makes 101 frames, 26 steps; a single one makes one step.
+    # ceil(16000 / 160) = 100 frames are 25 steps; one sample more makes 101, 26 steps; a single one makes one step.
     for n_samples, n_steps in ((16_000, 25), (16_001, 26), (1, 1), (0, 0)):
         assert len(clip_logits(bundle, np.zeros(n_samples, dtype=np.int16), program=program)) == n_steps
 
@@ -188,3 +189,11 @@ def test_memory_does_not_grow_with_time(keyword_bundle: Path, pcm: np.ndarray) -
     tracemalloc.stop()
     # Forty seconds of features alone are 640 kB; caches of numpy and pieces of one chunk make about 20 kB.
     assert grown < 64_000
+
+
+def test_the_readme_of_the_runtime_runs(keyword_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "runtime/README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    (tmp_path / "bundle").symlink_to(keyword_bundle, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
