@@ -47,6 +47,9 @@ RFFT = _fastest_rfft()
 _LOG_FACTORS = {"ln": 1.0, "log10": 1.0 / np.log(10.0), "10log10": 10.0 / np.log(10.0)}
 
 
+# Gains from 1 to e**20 take no weight and no floor out of the range of float32.
+_LARGEST_FOLDED_NATS = 20.0
+
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -62,10 +65,12 @@ class _Program:
             *_power_spectrum(spec, padded, power, weights.bins),
             # One row-vector product a frame: a whole-matrix product would round differently for different n.
             (np.matmul, (power[:, None, :], weights.mel, self.mel[:, None, :])),
-            *_logarithm(spec, self.mel),
+            *_logarithm(spec, self.mel, weights.gain),
         ]
         self.cepstrum = np.empty((n, spec.n_dct), dtype=np.float32) if spec.n_dct else self.mel
         self.finish_steps = _finish(spec, self.mel, self.cepstrum, weights.dct)
+        if spec.affine_offset and weights.gain == 1:
+            self.finish_steps.append((np.add, (self.cepstrum, np.float32(spec.affine_offset), self.cepstrum)))
 
 
 class _Weights:
@@ -75,7 +80,8 @@ class _Weights:
         filterbank = filterbanks.mel_filterbank(spec)
         self.bins = filterbanks.support(filterbank)
         self.window = filterbanks.window(spec) * spec.input_scale
-        self.mel = np.ascontiguousarray(filterbank[self.bins] * spec.spectrum_scale, dtype=np.float32)
+        self.gain = _offset_as_gain(spec)
+        self.mel = np.ascontiguousarray(filterbank[self.bins] * (spec.spectrum_scale * self.gain), dtype=np.float32)
         self.dct = filterbanks.dct_matrix(spec).astype(np.float32)
 
 
@@ -148,11 +154,18 @@ def _power_spectrum(spec: MelSpec, padded: Float64, power: Float32, bins: slice)
     return [*steps, (np.multiply, (power, power, power))] if spec.power == 2 else steps
 
 
-def _logarithm(spec: MelSpec, mel: Float32) -> list[Step]:
+def _offset_as_gain(spec: MelSpec) -> float:
+    # log(x) + offset is log(gain * x): one call less a frame, where nothing stands between logarithm and affine.
+    plain = spec.clamp_min is None and spec.clamp_max is None and not spec.n_dct and spec.utterance != "dynamic_range"
+    nats = spec.affine_offset / _LOG_FACTORS.get(spec.log, np.inf)
+    return float(np.exp(nats)) if plain and 0 < nats < _LARGEST_FOLDED_NATS else 1.0
+
+
+def _logarithm(spec: MelSpec, mel: Float32, gain: float) -> list[Step]:
     if spec.log == "none":
         return []
     # float32 scalars, made once: a Python float would be converted on every call.
-    floor, factor = np.float32(spec.log_floor), np.float32(_LOG_FACTORS[spec.log])
+    floor, factor = np.float32(spec.log_floor * gain), np.float32(_LOG_FACTORS[spec.log])
     raise_to_floor = np.add if spec.log_floor_mode == "add" else np.maximum
     steps: list[Step] = [(partial(raise_to_floor, out=mel), (mel, floor)), (np.log, (mel, mel))]
     return steps if factor == 1 else [*steps, (np.multiply, (mel, factor, mel))]
@@ -166,8 +179,6 @@ def _finish(spec: MelSpec, mel: Float32, cepstrum: Float32, dct: Float32) -> lis
         steps.append((partial(np.minimum, out=mel), (mel, np.float32(spec.clamp_max))))
     if spec.n_dct:
         steps.append((np.matmul, (mel[:, None, :], dct, cepstrum[:, None, :])))
-    if spec.affine_offset:
-        steps.append((np.add, (cepstrum, np.float32(spec.affine_offset), cepstrum)))
     return steps
 
 

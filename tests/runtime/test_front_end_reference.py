@@ -203,6 +203,15 @@ def test_librosa_s_original_is_floored_eighty_decibels_below_its_maximum() -> No
     assert np.max(np.abs(features - expected)) * NATS_PER_UNIT["librosa_db"] < NATS
 
 
+@pytest.mark.parametrize("offset", [6.5, -3.0, 100.0])
+def test_the_affine_is_what_it_says_at_any_offset(offset: float) -> None:
+    plain = replace(preset("log_mel"), affine_offset=0.0, affine_scale=1.0)
+    shifted = replace(plain, affine_offset=offset, affine_scale=0.5)
+    for x in _artificial():
+        expected = (compute_features(plain, x).astype(np.float64) + offset) * 0.5
+        np.testing.assert_allclose(compute_features(shifted, x), expected, atol=NATS)
+
+
 def test_kaldi_on_the_int16_scale_is_a_constant_above() -> None:
     x = _artificial()[2]
     unit = compute_features(replace(KALDI80, log_floor=1e-30), x)
