@@ -126,8 +126,10 @@ class StreamingHistogram:
         self.counts += np.bincount(index, minlength=self.counts.size)
 
     def _grow(self, minimum: float, maximum: float) -> None:
-        exponent = max(self._exponent, _exponent_for(minimum, maximum, self.counts.size))
-        first = math.floor(minimum * 2.0**-exponent)
+        # 0 always has a bin: a range contains it, and a constant alone would need bins without end.
+        low, high = min(minimum, 0.0), max(maximum, 0.0)
+        exponent = max(self._exponent, _exponent_for(low, high, self.counts.size))
+        first = math.floor(low * 2.0**-exponent)
         used = np.flatnonzero(self.counts)
         counts = np.zeros_like(self.counts)
         if used.size:

@@ -73,7 +73,7 @@ def quantize_with_onnxruntime(
         n_bins=spec.n_bins,
         clips=len(streams),
         frames=sum(map(len, streams)),
-        ranges=ranges,
+        ranges={histograms[leader].name: found for leader, found in ranges.items()},
     )
     return OnnxRuntimeResult(qdq=qdq, facts=facts, runner=OnnxRunner(qdq, step.network))
 
@@ -126,7 +126,7 @@ def collect(
     spec: CalibrationSpec,
     progress: Progress | None,
 ) -> dict[str, StreamingHistogram]:
-    """One histogram for each group of tied edges that has no fixed parameters, by the name of the group's first edge."""
+    """One histogram for each group of tied edges without fixed parameters, by the first edge of the group."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     known = {o.name for o in model.graph.output}
@@ -137,8 +137,9 @@ def collect(
     ]
     watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner)
     runner = OnnxRunner(watched, step.network)
-    leaders = [ties.leader(edge) for edge in ties.edges]
-    histograms = {leader: StreamingHistogram(leader, spec.n_bins) for leader in leaders if leader not in ties.fixed}
+    names = dict(zip((i.name for i in model.graph.input), ("features", *step.network.state_names), strict=True))
+    leaders = [leader for leader in map(ties.leader, ties.edges) if leader not in ties.fixed]
+    histograms = {leader: StreamingHistogram(names.get(leader, leader), spec.n_bins) for leader in leaders}
     total, done = sum(len(s) // step.network.step_frames for s in streams), 0
     for stream in streams:
         for values in runner.steps(stream):

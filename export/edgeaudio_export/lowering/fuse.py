@@ -7,6 +7,9 @@ from dataclasses import replace
 
 from edgeaudio_export.lowering.qdq_graph import Node, QdqGraph
 
+CLAMPING = frozenset({"Conv", "MatMul", "Add", "Sub", "Mul"})
+"""Operations that can clamp their result at the zero point."""
+
 
 def fuse(graph: QdqGraph) -> QdqGraph:
     """Fuse MatMul + Add(constant) and then any operation + Relu."""
@@ -30,7 +33,7 @@ def _fuse_relu(graph: QdqGraph) -> QdqGraph:
     readers, nodes = _readers(graph), _by_output(graph)
     for node in graph.nodes:
         source = nodes.get(node.inputs[0]) if node.op == "Relu" else None
-        if source is not None and readers[source.output] == 1 and _same_codes(graph, source.output, node.output):
+        if source is not None and source.op in CLAMPING and readers[source.output] == 1 and _same_codes(graph, source.output, node.output):
             _join(nodes, source, replace(source, output=node.output, relu=True))
     return replace(graph, nodes=tuple(nodes.values()))
 
