@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +17,10 @@ MAX_FILE_BYTES = 256 * 1024 * 1024
 """No file of a bundle may be larger; a model for a device is a few MB."""
 MAX_FILES = 1000
 """No bundle has more files in its zip."""
+
+
+_DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, OverflowError)
+"""All that zipfile was seen to raise on damaged archives."""
 
 
 class BundleFiles(Protocol):
@@ -93,7 +98,7 @@ class ZipFiles:
     def _open(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self._path)
-        except (OSError, zipfile.BadZipFile, ValueError) as error:
+        except _DAMAGE as error:
             raise BundleError(f"cannot read {str(self._path)!r}: {error}; copy it again") from error
 
     def _add(self, entry: zipfile.ZipInfo) -> None:
@@ -124,7 +129,7 @@ class ZipFiles:
             with self._open() as archive, archive.open(entry) as file:
                 # The declared size is not trusted: reading stops at the limit.
                 return _limited(file.read(limit + 1), path, limit)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        except _DAMAGE as error:
             raise BundleError(f"zip entry {path!r} is damaged: {error}; copy the bundle again") from error
 
 
