@@ -68,6 +68,12 @@ def test_pico_says_the_same_samples_whatever_was_said_before(pico: PicoSynthesiz
     np.testing.assert_array_equal(PicoSynthesizer().synthesize("left", "en-US", 1.1, 0.9)[0], first)
 
 
+def test_the_first_word_of_a_fresh_engine_is_the_second_one_too(pico: PicoSynthesizer) -> None:
+    fresh = PicoSynthesizer()
+    first = fresh.synthesize("yes", "en-GB", 1.1)[0]
+    np.testing.assert_array_equal(fresh.synthesize("yes", "en-GB", 1.1)[0], first)
+
+
 def test_rate_and_pitch_do_what_they_say(pico: PicoSynthesizer, espeak: EspeakSynthesizer) -> None:
     for synthesizer, voice in ((pico, "en-GB"), (espeak, "en-us+m3")):
         assert spoken_s(synthesizer, "seventeen", voice, 0.8) > 1.3 * spoken_s(synthesizer, "seventeen", voice, 1.3)
