@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,12 @@ class _Weights:
         self.dct = filterbanks.dct_matrix(spec).astype(np.float32)
 
 
+@lru_cache(maxsize=8)
+def _weights(spec: MelSpec) -> _Weights:
+    # They are read only, so every stream of a specification shares them.
+    return _Weights(spec)
+
+
 class FrameTransform:
     """Computes up to ``block_frames`` frames a call; not for use from two threads at once.
 
@@ -96,7 +102,7 @@ class FrameTransform:
 
     def __init__(self, spec: MelSpec, block_frames: int, sample_scale: float = 1.0) -> None:
         self.spec = spec
-        self._weights = _Weights(spec)
+        self._weights = _weights(spec)
         self._programs: list[_Program | None] = [None] * (block_frames + 1)
         self._affine_scale = np.float32(spec.affine_scale)
         self.set_sample_scale(sample_scale)

@@ -19,7 +19,7 @@ from edgeaudio_runtime.whole_recording import end_of_frames, padded_frames, whol
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-BLOCK_FRAMES = 32
+BLOCK_FRAMES = 16
 """Frames computed at once: enough to hide the cost of a numpy call, small enough to stay in the cache."""
 
 

@@ -119,6 +119,14 @@ def test_after_flush_and_after_reset_a_stream_starts_anew() -> None:
     assert np.array_equal(_stream(front_end, samples, [17]), first)
 
 
+def test_two_streams_do_not_disturb_each_other() -> None:
+    first, second = FrontEnd(LOG_MEL), FrontEnd(LOG_MEL)
+    a, b = _noise(4000), _noise(4000, seed=2)
+    pairs = [(first.process(a[i : i + 160]), second.process(b[i : i + 160])) for i in range(0, 4000, 160)]
+    assert np.array_equal(np.concatenate([*(x for x, _ in pairs), first.flush()]), compute_features(LOG_MEL, a))
+    assert np.array_equal(np.concatenate([*(y for _, y in pairs), second.flush()]), compute_features(LOG_MEL, b))
+
+
 def test_an_output_is_not_overwritten_by_later_calls() -> None:
     front_end, samples = FrontEnd(LOG_MEL), _noise(1600)
     first = front_end.process(samples)
