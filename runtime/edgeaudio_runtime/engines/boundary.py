@@ -9,6 +9,9 @@ from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.graph import IntegerGraph
 from edgeaudio_runtime.quantization import QuantParams
 
+# Looked up on every call of a session; making a dtype from its name takes longer than the rest of the check.
+_DTYPES = {name: np.dtype(name) for name in ("int8", "int16", "int32")}
+
 
 def signature_of(graph: IntegerGraph) -> NetworkSignature:
     """Signature of the network step that ``graph`` computes.
@@ -33,7 +36,7 @@ def check_codes(codes: Codes, signature: NetworkSignature) -> int:
     Raises:
         SpecError: another shape, another dtype, or not a whole number of steps.
     """
-    if not isinstance(codes, np.ndarray) or codes.dtype != np.dtype(signature.input_quant.dtype):
+    if not isinstance(codes, np.ndarray) or codes.dtype != _DTYPES[signature.input_quant.dtype]:
         have = codes.dtype if isinstance(codes, np.ndarray) else type(codes).__name__
         raise SpecError(f"codes are {have}, must be a {signature.input_quant.dtype} array; quantize the features first")
     if codes.ndim != 2 or codes.shape[1] != signature.n_features:
