@@ -108,7 +108,8 @@ class StreamingHistogram:
     @property
     def centers(self) -> npt.NDArray[np.float64]:
         """Middle of each bin, ``[n_bins]``."""
-        return (self._first + np.arange(self.counts.size) + 0.5) * 2.0**self._exponent
+        centers: npt.NDArray[np.float64] = np.ldexp(self._first + np.arange(self.counts.size) + 0.5, self._exponent)
+        return centers
 
     def observe(self, values: npt.NDArray[np.float32]) -> None:
         """Count all ``values`` (any shape). Raises ExportError where one is NaN or infinite."""
@@ -193,7 +194,8 @@ def weight_scales(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     floor = largest.max() * MIN_RELATIVE_WEIGHT_SCALE
     if floor == 0.0:
         return np.ones(weights.shape[0], dtype=np.float32)
-    return (np.maximum(largest, floor) / WEIGHT_LEVELS).astype(np.float32)
+    scales: npt.NDArray[np.float32] = (np.maximum(largest, floor) / WEIGHT_LEVELS).astype(np.float32)
+    return scales
 
 
 def _exponent_for(minimum: float, maximum: float, n_bins: int) -> int:

@@ -6,6 +6,7 @@ Every refusal is one line with the name of what is wrong and the remedy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ STREAMING_TOLERANCE = 1e-4
 """Largest difference between chained steps and one call, relative to the largest logit: float convolutions of other
 lengths take other kernels, which differ by up to 1e-5 (measured 3e-6 to 8e-6)."""
 CHECKED_STEPS = 12
-"""Steps of the first stream on which chained steps are held against one call, at least twice the warm-up of small nets."""
+"""Steps of the first stream on which chained steps are held against one call."""
 
 Features = npt.NDArray[np.float32]
 
@@ -30,7 +31,8 @@ def check_network(network: StreamingNetwork) -> None:
     if not isinstance(network, StreamingNetwork) or not isinstance(network, nn.Module):
         missing = [name for name in _ATTRIBUTES if not hasattr(network, name)]
         raise ExportError(
-            f"network={type(network).__name__} lacks {missing}; a streaming network is a torch module that has {list(_ATTRIBUTES)}"
+            f"network={type(network).__name__} lacks {missing}; "
+            f"a streaming network is a torch module that has {list(_ATTRIBUTES)}"
         )
     for name, value in [*network.named_parameters(), *network.named_buffers()]:
         if not bool(torch.isfinite(value).all()):
@@ -52,12 +54,14 @@ def check_streams(network: StreamingNetwork, streams: Sequence[Features]) -> Non
     for index, stream in enumerate(streams):
         if stream.ndim != 2 or stream.shape[1] != network.n_features or stream.dtype != np.float32:
             raise ExportError(
-                f"streams[{index}] is {stream.dtype}{list(stream.shape)}, must be float32 [T, n_features={network.n_features}]; "
+                f"streams[{index}] is {stream.dtype}{list(stream.shape)}, must be float32 [T, "
+                f"n_features={network.n_features}]; "
                 "compute it with the feature specification of the network"
             )
         if stream.shape[0] == 0 or stream.shape[0] % network.step_frames:
             raise ExportError(
-                f"streams[{index}] has {stream.shape[0]} frames, must be a positive multiple of step_frames={network.step_frames}; "
+                f"streams[{index}] has {stream.shape[0]} frames, must be a positive multiple of "
+                f"step_frames={network.step_frames}; "
                 "flush the front end with multiple_of=step_frames"
             )
         if not np.isfinite(stream).all():
@@ -77,7 +81,8 @@ def check_states(network: StreamingNetwork) -> None:
     expected = (1, network.outputs_per_step, network.n_labels)
     if tuple(logits.shape) != expected:
         raise ExportError(
-            f"logits of one step are {list(logits.shape)}, must be {list(expected)} (step_frames={network.step_frames}); mend outputs_per_step or the strides"
+            f"logits of one step are {list(logits.shape)}, must be {list(expected)} "
+            f"(step_frames={network.step_frames}); mend outputs_per_step or the strides"
         )
     shapes, new_shapes = [list(s.shape) for s in state], [list(s.shape) for s in new_state]
     if len(shapes) != len(new_shapes):
@@ -104,22 +109,26 @@ def check_mutations(program: torch.export.ExportedProgram) -> None:
 
 
 def check_operations(graph: torch.fx.GraphModule) -> None:
-    """Every operation is one the integer graph has, in a form that streams. Batch normalizations must be folded already."""
-    for node in graph.graph.nodes:
-        if node.op != "call_function":
-            continue
-        operator, where = str(node.target), place(node)
-        if operator not in operations.SUPPORTED:
-            raise ExportError(
-                f"operation {operator} in {where} is not in the integer graph; {operations.remedy_for(operator)}"
-            )
-        _check_form(node, operator, where)
+    """Every operation is one the integer graph has, in a form that streams; batch norms must be folded already."""
+    nodes = [
+        n for n in graph.graph.nodes if n.op == "call_function" and not isinstance(n.meta.get("val"), torch.SymInt)
+    ]
+    unsupported = [n for n in nodes if str(n.target) not in operations.SUPPORTED]
+    # A recurrent layer brings along the zeros of its state: name the operation that there is a remedy for.
+    for node in sorted(unsupported, key=lambda n: not operations.has_remedy(str(n.target))):
+        operator = str(node.target)
+        raise ExportError(
+            f"operation {operator} in {place(node)} is not in the integer graph; {operations.remedy_for(operator)}"
+        )
+    for node in nodes:
+        _check_form(node, str(node.target), place(node))
 
 
 def _check_form(node: torch.fx.Node, operator: str, where: str) -> None:
     if operator == "aten.conv1d.default" and _argument(node, 4, [0]) not in ([0], 0):
         raise ExportError(
-            f"convolution {where} has padding={_argument(node, 4, [0])} in time, which does not stream; use padding=0 and a FIFO state"
+            f"convolution {where} has padding={_argument(node, 4, [0])} in time, which does not stream; "
+            "use padding=0 and a FIFO state"
         )
     rank = len(node.meta["val"].shape)
     if operator == "aten.softmax.int" and _argument(node, 1, -1) % rank != rank - 1:
@@ -130,7 +139,8 @@ def _check_form(node: torch.fx.Node, operator: str, where: str) -> None:
         for operand in node.args[:2]:
             if not isinstance(operand, torch.fx.Node) or operand.op == "get_attr":
                 raise ExportError(
-                    f"operation {operator} in {where} has a constant operand; fold it into the weights of a neighbouring convolution"
+                    f"operation {operator} in {where} has a constant operand; "
+                    "fold it into the weights of a neighbouring convolution"
                 )
         if node.kwargs.get("alpha", 1) != 1:
             raise ExportError(
@@ -150,13 +160,15 @@ def check_streaming(network: StreamingNetwork, stream: Features) -> None:
     stepped = torch.cat(parts, dim=1)
     if stepped.shape != whole.shape:
         raise ExportError(
-            f"network does not stream: chained steps yield {list(stepped.shape)} logits, one call {list(whole.shape)}; look for padding or pooling over time"
+            f"network does not stream: chained steps yield {list(stepped.shape)} logits, one call "
+            f"{list(whole.shape)}; look for padding or pooling over time"
         )
     error, largest = float((stepped - whole).abs().max()), float(whole.abs().max())
     if error > STREAMING_TOLERANCE * max(largest, 1.0):
         raise ExportError(
-            f"network does not stream: chained steps differ from one call by {error:.3g}, the tolerance is {STREAMING_TOLERANCE:g} "
-            f"of the largest logit {largest:.3g}; look for a missing state, or padding or pooling over time"
+            f"network does not stream: chained steps differ from one call by {error:.3g}, the tolerance is "
+            f"{STREAMING_TOLERANCE:g} "
+            f"of the largest logit {largest:.3g}; look for a missing state, or padding, pooling or softmax over time"
         )
 
 
@@ -167,7 +179,7 @@ def place(node: torch.fx.Node) -> str:
     return repr(path or "forward")
 
 
-def _argument(node: torch.fx.Node, position: int, default: object) -> object:
+def _argument(node: torch.fx.Node, position: int, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else default
 
 

@@ -31,7 +31,7 @@ class StreamingNetwork(Protocol):
         ...
 
     def __call__(self, features: Tensor, state: States) -> tuple[Tensor, States]:
-        """Features ``[N, T, n_features]`` to logits ``[N, T // step_frames * outputs_per_step, n_labels]`` and new states."""
+        """Features ``[N, T, n_features]`` to logits ``[N, T // step_frames * outputs_per_step, n_labels]``, states."""
         ...
 
 

@@ -30,7 +30,9 @@ class OnnxRunner:
 
     def step(self, features: Features, states: Sequence[Features]) -> list[Features]:
         """One step: features ``[step_frames, n_features]`` and states ``[1, C, K]`` to all outputs, logits first."""
-        results: list[Features] = self._session.run(None, dict(zip(self.inputs, [features[None], *states], strict=True)))
+        results: list[Features] = self._session.run(
+            None, dict(zip(self.inputs, [features[None], *states], strict=True))
+        )
         return results
 
     def steps(self, features: Features) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,8 @@
-"""Path 2: ONNX Runtime's ``quantize_static`` on the float model, with the ranges, ties and weight scales of this package.
+"""Path 2: ONNX Runtime's ``quantize_static`` on the float model, with the ranges, ties and weight scales of this
+package.
 
-ONNX Runtime only writes the model: its own calibration would keep every activation of every clip and cannot feed states back.
+ONNX Runtime only writes the model: its own calibration would keep every activation of every clip and cannot feed
+states back.
 """
 
 from __future__ import annotations

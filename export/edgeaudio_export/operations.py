@@ -29,6 +29,7 @@ TIED = frozenset(
         "aten.permute.default",
         "aten.dropout.default",
         "aten.clone.default",
+        "aten.alias.default",
         "aten.contiguous.default",
         RELU,
     }
@@ -75,6 +76,11 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "aten.constant_pad": "keep the last frames as an explicit state instead of padding",
     }
 )
+
+
+def has_remedy(operator: str) -> bool:
+    """Whether there is advice for just this operator."""
+    return any(operator.startswith(start) for start in REMEDIES)
 
 
 def remedy_for(operator: str) -> str:

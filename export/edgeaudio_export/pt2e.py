@@ -90,7 +90,8 @@ def round_biases(converted: GraphModule) -> None:
         codes = np.rint(constant(converted, node.args[2]).numpy().astype(np.float64) / scale)
         if np.abs(codes).max() > MAX_BIAS_CODE:
             raise ExportError(
-                f"bias of {place(node)} needs code {np.abs(codes).max():.0f}, must be <= {MAX_BIAS_CODE}; the weights of that layer are too small for its bias"
+                f"bias of {place(node)} needs code {np.abs(codes).max():.0f}, must be <= {MAX_BIAS_CODE}; "
+                "the weights of that layer are too small for its bias"
             )
         rounded = torch.from_numpy((codes * scale.astype(np.float64)).astype(np.float32))
         bias = add_constant(converted, node, f"{node.name}_rounded_bias", rounded)

@@ -30,11 +30,15 @@ def with_int32_biases(model: onnx.ModelProto) -> onnx.ModelProto:
             scale = np.atleast_1d(values[producers[node.input[0]].input[1]]) * values[producers[node.input[1]].input[1]]
             codes = bias_codes(Constant(data=values[node.input[2]]), scale.astype(np.float32), node.name)
             name = f"{node.output[0]}_bias"
-            graph.initializer.extend([
-                numpy_helper.from_array(codes, f"{name}_codes"),
-                numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"),
-            ])
-            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_codes", f"{name}_scale"], [name], name=name, axis=0))
+            graph.initializer.extend(
+                [
+                    numpy_helper.from_array(codes, f"{name}_codes"),
+                    numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"),
+                ]
+            )
+            nodes.append(
+                helper.make_node("DequantizeLinear", [f"{name}_codes", f"{name}_scale"], [name], name=name, axis=0)
+            )
             node.input[2] = name
         nodes.append(node)
     del graph.node[:]

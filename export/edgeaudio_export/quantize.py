@@ -37,7 +37,8 @@ class QuantizedNetwork:
     """The quantized model the graph was lowered from; same inputs and outputs, float32 with Q/DQ pairs inside."""
     simulate: Callable[[Features], Features]
     """The quantizer's own int8 simulation: one stream of features ``[T, n_features]`` from reset, T a multiple of
-    step_frames, to dequantized logits ``[T_out, n_labels]``. PT2E in torch, or the QDQ model in ONNX Runtime unoptimized."""
+    step_frames, to dequantized logits ``[T_out, n_labels]``. PT2E in torch, or the QDQ model in ONNX Runtime
+    unoptimized."""
     calibration: CalibrationFacts
     """How the ranges were found, for the manifest."""
     lowering: LoweringFacts
@@ -59,8 +60,8 @@ def quantize_network(
 
     Args:
         network: Float network (see :class:`StreamingNetwork`); it is copied, set to evaluation mode and left as it was.
-        streams: Calibration features, each float32 ``[T, n_features]`` with T a positive multiple of ``step_frames``; every
-            one is rolled out from reset, step by step.
+        streams: Calibration features, each float32 ``[T, n_features]`` with T a positive multiple of ``step_frames``;
+            every one is rolled out from reset, step by step.
         backend: "pt2e" or "onnxruntime".
         calibration: Method and histogram size; None means the defaults.
         name: Name of the integer graph.

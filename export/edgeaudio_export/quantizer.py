@@ -37,13 +37,15 @@ WEIGHT_SPEC = QuantizationSpec(
 class StreamingQuantizer(Quantizer):  # type: ignore[misc]
     """Static int8: weights symmetric per channel, activations affine per tensor, states tied to what fills them.
 
-    Every activation is quantized once, where it is produced. An operation followed by a relu alone is quantized after the relu.
+    Every activation is quantized once, where it is produced. An operation followed by a relu alone is quantized after
+    the relu.
     """
 
     def __init__(
         self, spec: CalibrationSpec, placeholders: Mapping[str, str], state_pairs: tuple[tuple[str, str], ...]
     ) -> None:
-        """``placeholders`` names the inputs for people; ``state_pairs`` are the nodes of each state going in and coming out."""
+        """``placeholders`` names the inputs for people; ``state_pairs`` are the nodes of each state going in and
+        coming out."""
         super().__init__()
         self.histograms: dict[str, StreamingHistogram] = {}
         self._spec = spec
@@ -138,7 +140,8 @@ def fixed_params(members: list[Node]) -> QuantParams | None:
     others = [m for m in members if produces(m) and m not in fixed]
     if len(params) > 1 or others:
         raise ExportError(
-            f"{fixed[0].target} in {place(fixed[0])} is tied to {place((others or fixed)[-1])} by cat, slice or add, but its scale is fixed; "
+            f"{fixed[0].target} in {place(fixed[0])} is tied to {place((others or fixed)[-1])} by cat, slice or add, "
+            "but its scale is fixed; "
             "join them after a convolution"
         )
     return operations.FIXED[str(fixed[0].target)]

@@ -1,4 +1,4 @@
-"""Silence for libraries that report on themselves while they are imported or run; nothing of it is the caller's to mend."""
+"""Silence for libraries that report on themselves while they run; nothing of it is the caller's to mend."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def export_step(network: StreamingNetwork) -> StepGraph:
             )
         except Exception as error:
             raise ExportError(
-                f"torch.export cannot trace {type(network).__name__}: {_first_line(error)}; forward must be tensor operations without data-dependent branches"
+                f"torch.export cannot trace {type(network).__name__}: {_first_line(error)}; "
+                "forward must be tensor operations without data-dependent branches"
             ) from error
         check_mutations(program)
         module = program.module()
@@ -79,7 +80,8 @@ def fold_batch_norms(module: GraphModule) -> None:
             continue
         if str(source.target) != "aten.conv1d.default" or len(source.users) != 1:
             raise ExportError(
-                f"batch normalization {place(node)} does not follow a convolution that nothing else reads; put it right after one"
+                f"batch normalization {place(node)} does not follow a convolution that nothing else reads; "
+                "put it right after one"
             )
         _fold(module, source, node)
         node.replace_all_uses_with(source)

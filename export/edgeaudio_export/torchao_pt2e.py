@@ -1,4 +1,4 @@
-"""The names of torchao's PT2E flow that this package uses, imported without torchao's notes on missing GPU libraries."""
+"""The names of torchao's PT2E flow, imported without torchao's notes on missing GPU libraries."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,14 @@ from edgeaudio_runtime.graph import IntegerGraph, Tensor
 from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
 
 MAX_MISMATCH_SHARE = 0.001
-"""Largest share of codes that may differ after one step. The QDQ model multiplies and adds in float32, so a sum that falls
-on the boundary between two codes may go the other way (about 1 in 100,000 for each layer)."""
+"""Largest share of codes that may differ after one step. The QDQ model multiplies and adds in float32, so a sum that
+falls on the boundary between two codes may go the other way (about 1 in 100,000 for each layer)."""
 MAX_LSB = 2
 """Largest difference of one such code, after the layers of one step have passed it on."""
 CHECKED_STEPS = 50
 """Steps of the first stream that are compared."""
 
-Codes = npt.NDArray[np.integer]  # type: ignore[type-arg]
+Codes = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,5 @@
-"""Networks, streams and quantized networks that several export tests share; quantizing takes seconds, so each is made once."""
+"""Networks, streams and quantized networks that several export tests share; quantizing takes seconds, so each is made
+once."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def quantized(float_network: Callable[[str], Any], streams: list[Any]) -> Callab
 
     def make(name: str, backend: str) -> Any:
         if (name, backend) not in made:
-            made[name, backend] = quantize_network(float_network(name), streams, backend=backend, name=name.lower())  # type: ignore[arg-type]
+            network: Any = float_network(name)
+            made[name, backend] = quantize_network(network, streams, backend=backend, name="net")  # type: ignore[arg-type]
         return made[name, backend]
 
     return make

@@ -1,4 +1,5 @@
-"""Small streaming networks for the tests of export, in plain torch: a residual keyword net and a CTC net without averaging."""
+"""Small streaming networks for the tests of export, in plain torch: a residual keyword net and a CTC net without
+averaging."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ class Ctc(nn.Module):
 
 
 def speechlike(n_frames: int, seed: int) -> npt.NDArray[np.float32]:
-    """Features ``[n_frames, N_FEATURES]`` with what log-mel has: slow loudness, correlated bands, stretches at the floor."""
+    """Features ``[n_frames, N_FEATURES]`` with what log-mel has: slow loudness, correlated bands, stretches at the
+    floor."""
     rng = np.random.default_rng(seed)
     loudness = 1.5 * np.sin(np.arange(n_frames) / rng.uniform(4, 9) + rng.uniform(0, 6)) + rng.normal(0, 0.3)
     bands = rng.normal(0, 0.5, (n_frames, N_FEATURES)) + 0.2 * np.cumsum(rng.normal(0, 1.0, N_FEATURES))

@@ -15,7 +15,8 @@ from edgeaudio_export.calibration import CalibrationSpec, Range, StreamingHistog
 from edgeaudio_export.errors import ExportError
 
 NEAR_BEST = 1.02
-"""The histogram's range may cost this much more than the best of a grid on the samples: bins are an eighth of a code wide."""
+"""The histogram's range may cost this much more than the best of a grid on the samples: bins are an eighth of a code
+wide."""
 
 FLOAT32 = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 

@@ -93,7 +93,9 @@ def test_states_and_residual_stream_share_one_scale(backend: str, quantized: Cal
 @BOTH_PATHS
 def test_the_average_is_a_convolution_of_127_with_one_exact_scale(backend: str, quantized: Callable[..., Any]) -> None:
     graph = quantized("Keyword", backend).graph
-    average = next(op for op in graph.ops if op.kind == "conv" and op.attrs["groups"] == 16 and op.attrs["stride"] == (2, 1))
+    average = next(
+        op for op in graph.ops if op.kind == "conv" and op.attrs["groups"] == 16 and op.attrs["stride"] == (2, 1)
+    )
     weight = average.inputs[1]
     assert graph.constants[weight].shape == (16, 12, 1, 1)
     assert (graph.constants[weight] == 127).all()
@@ -103,7 +105,9 @@ def test_the_average_is_a_convolution_of_127_with_one_exact_scale(backend: str, 
 
 @BOTH_NETS
 @BOTH_PATHS
-def test_boundary_and_weights_are_what_the_contract_says(name: str, backend: str, quantized: Callable[..., Any]) -> None:
+def test_boundary_and_weights_are_what_the_contract_says(
+    name: str, backend: str, quantized: Callable[..., Any]
+) -> None:
     graph = quantized(name, backend).graph
     assert graph.input_tensor.shape == (1, 4, 1, 10)
     assert graph.output_tensor.shape == ((1, 1, 1, 5) if name == "Keyword" else (1, 2, 1, 7))
@@ -162,7 +166,8 @@ def test_a_bias_too_large_for_int32_is_refused_by_name() -> None:
 
 
 def qdq_step(body: list[onnx.NodeProto], *, state_scale: float = 0.1, output_scale: float = 0.1) -> onnx.ModelProto:
-    """A step over features [1,2,3] and a state [1,3,2]: both become codes ``f`` and ``s``, the body makes ``y`` and ``z``."""
+    """A step over features [1,2,3] and a state [1,3,2]: both become codes ``f`` and ``s``, the body makes ``y`` and
+    ``z``."""
     scales = {"scale": 0.1, "state_scale": state_scale, "output_scale": output_scale}
     constants = [numpy_helper.from_array(np.array(v, np.float32), k) for k, v in scales.items()]
     constants.append(numpy_helper.from_array(np.array(0, np.int8), "zero"))
@@ -206,7 +211,9 @@ def test_a_fifo_written_by_hand_becomes_concat_and_slice() -> None:
     model = qdq_step([*concat_and_slice()[:-1], *turned_back(), helper.make_node("Relu", ["b"], ["y"], name="relu")])
     graph = lower(model, name="fifo", state_names=("past",))
     assert [(op.kind, dict(op.attrs)) for op in graph.ops] == [
-        ("concat", {"axis": 1}), ("slice", {"axis": 1, "start": -2, "stop": 0}), ("relu", {}),
+        ("concat", {"axis": 1}),
+        ("slice", {"axis": 1, "start": -2, "stop": 0}),
+        ("relu", {}),
     ]
     assert graph.states[0].name == "past"
     features = np.array([[[[1, -2, 3]], [[4, 5, -6]]]], np.int8)

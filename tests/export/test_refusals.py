@@ -100,6 +100,11 @@ class SoftmaxOverTime(Plain):
         return torch.softmax(x, dim=2)
 
 
+class SoftmaxOverChannels(Plain):
+    def hidden(self, x: Tensor) -> Tensor:
+        return torch.softmax(x, dim=1)
+
+
 class ScaledByNumber(Plain):
     def hidden(self, x: Tensor) -> Tensor:
         return x * 0.5
@@ -174,10 +179,17 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: with_layer(nn.GroupNorm(2, 4)),
         r"operation aten.group_norm.default in 'layer' .*; use BatchNorm1d after a convolution",
     ),
-    "bidirectional": (Recurrent, r"operation aten.gru.input in 'gru' is not in the integer graph; unroll it into a step"),
+    "bidirectional": (
+        Recurrent,
+        r"operation aten.gru.input in 'gru' is not in the integer graph; unroll it into a step",
+    ),
     "gelu": (lambda: with_layer(nn.GELU()), r"operation aten.gelu.default in 'layer' .*; supported are conv1d, linear"),
-    "softmax over time": (SoftmaxOverTime, r"softmax in 'forward' runs over dim=2, not over the labels"),
-    "constant factor": (ScaledByNumber, r"aten.mul.Tensor in 'forward' has a constant operand; fold it into the weights"),
+    "softmax over time": (SoftmaxOverTime, r"network does not stream: chained steps .* look for .*softmax over time"),
+    "softmax over channels": (SoftmaxOverChannels, r"softmax in 'forward' runs over dim=1, not over the labels"),
+    "constant factor": (
+        ScaledByNumber,
+        r"aten.mul.Tensor in 'forward' has a constant operand; fold it into the weights",
+    ),
     "loose batch norm": (LooseBatchNorm, r"batch normalization 'norm' does not follow a convolution"),
     "forgets": (ForgetsItsPast, r"network does not stream: chained steps differ from one call by .*missing state"),
     "growing state": (GrowingState, r"state 'past' goes in as \[1, 4, 2\] and comes out as \[1, 4, 4\]; keep the last"),
@@ -205,7 +217,10 @@ def test_a_network_that_cannot_be_exported_is_refused_in_one_line(case: str) -> 
         ([], r"streams=\[\] must hold at least one feature array"),
         ([np.zeros((4, 5), np.float32)], r"streams\[0\] is float32\[4, 5\], must be float32 \[T, n_features=4\]"),
         ([np.zeros((4, 4), np.float64)], r"streams\[0\] is float64\[4, 4\], must be float32"),
-        ([STREAMS[0], np.zeros((3, 4), np.float32)], r"streams\[1\] has 3 frames.*multiple of step_frames=2.*multiple_of"),
+        (
+            [STREAMS[0], np.zeros((3, 4), np.float32)],
+            r"streams\[1\] has 3 frames.*multiple of step_frames=2.*multiple_of",
+        ),
         ([np.zeros((0, 4), np.float32)], r"streams\[0\] has 0 frames"),
         ([np.full((2, 4), np.nan, np.float32)], r"streams\[0\] holds NaN or infinite features"),
     ],

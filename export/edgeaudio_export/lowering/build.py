@@ -60,7 +60,8 @@ class _Builder:
         """``[O, C/g, K]`` weights become ``[O, K, 1, C/g]``."""
         if any(node.attrs.get("pads", [0, 0])):
             raise ExportError(
-                f"convolution {node.name!r} has pads={list(node.attrs['pads'])} in time, which does not stream; use padding=0 and a FIFO state"
+                f"convolution {node.name!r} has pads={list(node.attrs['pads'])} in time, which does not stream; "
+                "use padding=0 and a FIFO state"
             )
         weight = self._weight(node, (0, 2, 1))
         weight = Constant(data=weight.data[:, :, None, :], quant=weight.quant)
@@ -88,7 +89,8 @@ class _Builder:
         for edge in node.inputs:
             if edge in self.graph.constants:
                 raise ExportError(
-                    f"operation {node.op} {node.name!r} has a constant operand; fold it into the weights of a neighbouring convolution"
+                    f"operation {node.op} {node.name!r} has a constant operand; "
+                    "fold it into the weights of a neighbouring convolution"
                 )
         if node.op != "Mul":
             self._check_tied(node)
@@ -142,7 +144,8 @@ class _Builder:
         n_inputs = len(self.graph.inputs)
         if n_inputs != len(self.graph.outputs) or n_inputs != len(state_names) + 1:
             raise ExportError(
-                f"model has {n_inputs - 1} states going in, {len(self.graph.outputs) - 1} coming out and {len(state_names)} names; each state needs all three"
+                f"model has {n_inputs - 1} states going in, {len(self.graph.outputs) - 1} coming out and "
+                f"{len(state_names)} names; each state needs all three"
             )
         names = dict(
             zip(
@@ -173,7 +176,8 @@ class _Builder:
     def _check_state(self, state: str, before: Tensor, after: Tensor) -> None:
         if before.quant != after.quant or before.shape != after.shape:
             raise ExportError(
-                f"state {state!r} goes in as {list(before.shape)} with {before.quant} and comes out as {list(after.shape)} with {after.quant}; "
+                f"state {state!r} goes in as {list(before.shape)} with {before.quant} and comes out as "
+                f"{list(after.shape)} with {after.quant}; "
                 "tie the parameters of a state to those of the activation that fills it"
             )
 
@@ -198,7 +202,8 @@ class _Builder:
         weight = self.graph.constants.get(node.inputs[1])
         if weight is None or weight.quant is None or weight.quant.dtype != "int8" or weight.quant.zero_point != 0:
             raise ExportError(
-                f"operation {node.op} {node.name!r} needs constant int8 weights with zero point 0; quantize them symmetrically"
+                f"operation {node.op} {node.name!r} needs constant int8 weights with zero point 0; "
+                "quantize them symmetrically"
             )
         if weight.data.min() < -127:
             raise ExportError(
@@ -206,7 +211,8 @@ class _Builder:
             )
         if weight.data.ndim != len(axes):
             raise ExportError(
-                f"operation {node.op} {node.name!r} has weights of shape {list(weight.data.shape)}; the integer graph takes {len(axes)} axes here"
+                f"operation {node.op} {node.name!r} has weights of shape {list(weight.data.shape)}; "
+                f"the integer graph takes {len(axes)} axes here"
             )
         return weight.transposed(axes)
 
@@ -216,7 +222,8 @@ class _Builder:
         scale = weight.quant.scale if weight.quant.axis == 0 else weight.quant.scale * channels
         if len(scale) != channels:
             raise ExportError(
-                f"operation {node.op} {node.name!r} has weight scales along axis {weight.quant.axis}; use the output channels"
+                f"operation {node.op} {node.name!r} has weight scales along axis {weight.quant.axis}; "
+                "use the output channels"
             )
         names = (f"{node.output}.weight", f"{node.output}.bias")
         params = QuantParams(scale=scale, axis=0, qmin=-127)
@@ -285,7 +292,8 @@ def bias_codes(bias: Constant, scale: npt.NDArray[np.float32], who: str) -> npt.
     codes = np.rint(values / scale.astype(np.float64))
     if np.abs(codes).max() > BIAS_LIMIT:
         raise ExportError(
-            f"bias of {who!r} needs code {np.abs(codes).max():.0f}, must fit int32; the weights of that layer are too small for its bias"
+            f"bias of {who!r} needs code {np.abs(codes).max():.0f}, must fit int32; "
+            "the weights of that layer are too small for its bias"
         )
     return codes.astype(np.int32)
 
@@ -293,7 +301,8 @@ def bias_codes(bias: Constant, scale: npt.NDArray[np.float32], who: str) -> npt.
 def _from_the_end(node: Node, start: int, stop: int, size: int) -> tuple[int, int]:
     if start >= 0:
         raise ExportError(
-            f"slice {node.name!r} starts at frame {start} counted from the front, which depends on the step; count from the end, x[:, :, -K:]"
+            f"slice {node.name!r} starts at frame {start} counted from the front, which depends on the step; "
+            "count from the end, x[:, :, -K:]"
         )
     return max(start, -size), (stop - size if stop >= 0 else stop)
 

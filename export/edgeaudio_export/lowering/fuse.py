@@ -33,13 +33,18 @@ def _fuse_relu(graph: QdqGraph) -> QdqGraph:
     readers, nodes = _readers(graph), _by_output(graph)
     for node in graph.nodes:
         source = nodes.get(node.inputs[0]) if node.op == "Relu" else None
-        if source is not None and source.op in CLAMPING and readers[source.output] == 1 and _same_codes(graph, source.output, node.output):
+        if (
+            source is not None
+            and source.op in CLAMPING
+            and readers[source.output] == 1
+            and _same_codes(graph, source.output, node.output)
+        ):
             _join(nodes, source, replace(source, output=node.output, relu=True))
     return replace(graph, nodes=tuple(nodes.values()))
 
 
 def _same_codes(graph: QdqGraph, before: str, after: str) -> bool:
-    """Whether clamping codes at the zero point is what a relu between the two edges does: one of them is float, or both agree."""
+    """Whether a clamp at the zero point does what the relu does: the edge before it is float, or both agree."""
     return before not in graph.quants or graph.quants[before] == graph.quants.get(after)
 
 

@@ -1,4 +1,4 @@
-"""Pass 1: read a QDQ ONNX model and take its Quantize/Dequantize pairs into the edges, those at the boundary included."""
+"""Pass 1: read a QDQ ONNX model and take its Quantize/Dequantize pairs, the boundary's too, into the edges."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ class _Parser:
             zero_point = np.atleast_1d(self.constants[node.input[2]].data)
         if zero_point.dtype.name not in ("int8", "int32") or (zero_point != zero_point[0]).any():
             raise ExportError(
-                f"{node.name!r} has {zero_point.dtype} zero points {zero_point[:4].tolist()}; use int8 with one zero point for all channels"
+                f"{node.name!r} has {zero_point.dtype} zero points {zero_point[:4].tolist()}; "
+                "use int8 with one zero point for all channels"
             )
         axis = _attributes(node).get("axis", 1) if scale.size > 1 or self._is_vector(node) else None
         return QuantParams(

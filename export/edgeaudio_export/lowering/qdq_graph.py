@@ -71,7 +71,8 @@ class QdqGraph:
         """Parameters of an edge; refuses a float one."""
         if edge not in self.quants:
             raise ExportError(
-                f"tensor {edge!r} of {who} is float in the QDQ model; give every activation a QuantizeLinear/DequantizeLinear pair"
+                f"tensor {edge!r} of {who} is float in the QDQ model; "
+                "give every activation a QuantizeLinear/DequantizeLinear pair"
             )
         return self.quants[edge]
 
