@@ -1,7 +1,7 @@
 """ONNX models of a step with explicit states, all float32.
 
-``features [1, step_frames, n_features]`` and ``state_<i>_in [1, C, K]`` to ``logits [1, outputs_per_step, n_labels]`` and
-``state_<i>_out``.
+Inputs are ``features [1, step_frames, n_features]`` and ``state_<i>_in [1, C, K]``, outputs
+``logits [1, outputs_per_step, n_labels]`` and ``state_<i>_out``.
 """
 
 from __future__ import annotations

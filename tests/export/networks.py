@@ -1,5 +1,4 @@
-"""Small streaming networks for the tests of export, in plain torch: a residual keyword net and a CTC net without
-averaging."""
+"""Small streaming networks for the tests of export: a residual keyword net and a CTC net without averaging."""
 
 from __future__ import annotations
 
