@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgeaudio_runtime import bundle_files
+from edgeaudio_runtime import bundle_zip
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError, EngineError
 from edgeaudio_runtime.stream import AudioStream
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def pack(bundle: Path, target: Path, **kwargs: Any) -> Path:
@@ -177,7 +177,7 @@ def test_a_zip_with_a_symbolic_link_is_refused(own_bundle: Path, tmp_path: Path)
 
 
 def test_a_zip_bomb_stops_at_the_limit(own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle_files.ZipFiles.read, "__kwdefaults__", {"limit": 1000_000})
+    monkeypatch.setattr(bundle_zip.ZipFiles.read, "__kwdefaults__", {"limit": 1000_000})
     (own_bundle / "model.bin").write_bytes(bytes(2_000_000))
     packed = pack(own_bundle, tmp_path / "b.zip")
     assert packed.stat().st_size < 200_000
@@ -187,7 +187,7 @@ def test_a_zip_bomb_stops_at_the_limit(own_bundle: Path, tmp_path: Path, monkeyp
 
 def test_a_zip_with_too_many_entries_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
-        for index in range(bundle_files.MAX_FILES + 1):
+        for index in range(bundle_zip.MAX_FILES + 1):
             archive.writestr(f"f{index}", b"")
     with pytest.raises(BundleError, match="zip has 1001 entries, a bundle has at most 1000"):
         open_bundle(tmp_path / "b.zip")
