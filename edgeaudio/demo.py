@@ -27,7 +27,7 @@ TOLERANCE_S = 0.3
 def run_demo(output: Path, recipe: str) -> bool:
     """Run every stage and say whether all words were heard and the certificate passed.
 
-    Leaves ``checkpoint``, ``bundle``, ``parity.json``, ``scene.wav``, ``scene.json`` and ``events.jsonl`` in ``output``.
+    ``output`` then holds checkpoint, bundle, parity.json, scene.wav, scene.json and events.jsonl.
     """
     begin, cache = time.monotonic(), output / "cache"
     output.mkdir(parents=True, exist_ok=True)

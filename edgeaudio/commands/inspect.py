@@ -24,9 +24,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
         return
     network = opened.manifest.network
     click.echo(f"{opened.name}: {opened.task}, labels {', '.join(opened.labels)}")
-    click.echo(
-        f"step {network.step_frames} frames, receptive field {network.receptive_field_frames}, {len(network.states)} states"
-    )
+    field = f"receptive field {network.receptive_field_frames}"
+    click.echo(f"step {network.step_frames} frames, {field}, {len(network.states)} states")
     for engine, row in precision.items():
         click.echo(
             f"{engine:14s}{row['int8_macs_share']:7.1%} of {row['macs_per_step']:,} multiply-accumulates a step and "

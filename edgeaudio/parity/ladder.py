@@ -124,9 +124,9 @@ class _Ladder:
 
         from edgeaudio_models.torch_front_end import TorchFrontEnd
 
-        front_end = TorchFrontEnd(self.bundle.features)
+        front_end = TorchFrontEnd(self.bundle.features, multiple_of=self.step)
         with torch.no_grad():
-            batch = front_end(torch.from_numpy(self.head.astype(np.float32) / 32768)[None], multiple_of=self.step)
+            batch = front_end(torch.from_numpy(self.head.astype(np.float32) / 32768)[None])
         features: Features = batch[0].numpy()
         return features
 
