@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from edgeaudio_models.architectures import build_module
 from edgeaudio_models.recipe import Recipe, parse_recipe
@@ -84,7 +84,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, force: bool = F
     }
     weights = {name: tensor.detach().contiguous() for name, tensor in checkpoint.module.state_dict().items()}
     with staged_directory(Path(path), force=force) as staged:
-        save_file(weights, staged / WEIGHTS)
+        # Written here, not by save_file: that one makes the file readable by its owner alone.
+        (staged / WEIGHTS).write_bytes(save(weights))
         (staged / RECIPE).write_text(format_recipe(checkpoint.recipe), "utf-8")
         (staged / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", "utf-8")
 

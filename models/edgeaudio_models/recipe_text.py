@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ def format_recipe(recipe: Recipe) -> str:
     lines = [f"{key} = {_scalar(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for key, value in values.items():
         if isinstance(value, dict):
-            lines += ["", f"[{key}]", *(f"{_scalar(name)} = {_scalar(item)}" for name, item in value.items())]
+            lines += ["", f"[{key}]", *(f"{_key(name)} = {_scalar(item)}" for name, item in value.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -37,9 +38,14 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
+def _key(name: str) -> str:
+    """A bare key where TOML allows one, else a quoted one."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _scalar(name)
+
+
 def _scalar(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_scalar(key)} = {_scalar(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {_scalar(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_scalar(item) for item in value) + "]"
     if isinstance(value, bool):

@@ -74,6 +74,10 @@ def test_the_directory_holds_three_readable_files(saved: Path) -> None:
     assert "average.weight" not in load_file(saved / "weights.safetensors")
 
 
+def test_the_weights_are_as_readable_as_the_rest(saved: Path) -> None:
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
+
+
 def test_a_checkpoint_is_not_overwritten_unasked(saved: Path) -> None:
     with pytest.raises(OutputError, match="exists and nothing is overwritten"):
         save_checkpoint(make_checkpoint(), saved)
@@ -85,7 +89,7 @@ def test_a_save_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgeaudio_models.checkpoint.save_file", full)
+    monkeypatch.setattr("edgeaudio_models.checkpoint.save", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(make_checkpoint(), tmp_path / "checkpoint")
     assert list(tmp_path.iterdir()) == []

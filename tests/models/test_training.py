@@ -170,7 +170,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_none_and_resumes(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("edgeaudio_models.checkpoint.save_file", killed)
+        patch.setattr("edgeaudio_models.checkpoint.save", killed)
         with pytest.raises(Killed):
             train(KEYWORD, DATA, tmp_path)
     assert not (tmp_path / "checkpoint").exists()
