@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edgeaudio.card import render_card
 from edgeaudio.parity.certificate import certificate, write_certificate
-from edgeaudio.parity.ladder import TorchSide, run_ladder
+from edgeaudio.parity.ladder import TorchSide, one_torch_thread, run_ladder
 from edgeaudio.progress import progress_bar, say
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.features import FeatureSpec
@@ -131,7 +131,7 @@ def _quantize(checkpoint: Checkpoint, training: Examples, choices: ExportChoices
     )
     spec = CalibrationSpec(method=choices.calibration or recipe.method)  # type: ignore[arg-type]
     say(f"quantizing {checkpoint.name} by {choices.backend}, {len(streams)} calibration clips, ranges by {spec.method}")
-    with progress_bar("calibrating") as progress:
+    with one_torch_thread(), progress_bar("calibrating") as progress:
         return quantize_network(
             checkpoint.module,
             streams,

@@ -6,6 +6,7 @@ Reals are compared by tolerance, codes exactly; ``docs/numerics.md`` gives the r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,8 @@ SIMULATION_LSB, SIMULATION_SHARE = 3, 0.02
 """The simulation adds up in float32: a sum on the boundary of two codes may fall to either."""
 MIN_CODES = 50_000
 """Logit codes every engine is compared on, in one chain of steps without reset."""
+TORCH_STEPS, FLOAT_STEPS = 500, 2500
+"""Steps of the stages that run in torch (a millisecond each) and in the float ONNX."""
 FRONT_END_SECONDS = 20
 """Seconds of probe audio for the stages that compare features."""
 
@@ -71,13 +74,26 @@ def run_ladder(
         seed: Of levels, gaps and chunks.
         progress: Called with the name of each stage when it is done.
     """
-    ladder = _Ladder(bundle, clips, seed=seed)
     stages = []
-    for stage in ladder.stages(torch_side):
-        stages.append(stage)
-        if progress is not None:
-            progress(stage.name)
+    with one_torch_thread():
+        for stage in _Ladder(bundle, clips, seed=seed).stages(torch_side):
+            stages.append(stage)
+            if progress is not None:
+                progress(stage.name)
     return stages
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """One network step is too little work to share: on a busy machine a second thread slows it a hundredfold."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Ladder:
@@ -131,7 +147,7 @@ class _Ladder:
         return features
 
     def _torch(self, side: TorchSide) -> Iterator[Stage]:
-        features = self.features[: 60 * 25 * self.step]
+        features = self.features[: TORCH_STEPS * self.step]
         offline = side.offline(features)
         yield compare_sqnr(
             "float streaming", ("torch, one call", offline), ("torch, steps", side.streaming(features)),
@@ -149,8 +165,7 @@ class _Ladder:
             )  # fmt: skip
 
     def _quantization(self) -> Stage:
-        n_frames = min(len(self.features), 100 * 25 * self.step)
-        reference = FloatReference(self.bundle).run(self.features[:n_frames])
+        reference = FloatReference(self.bundle).run(self.features[: FLOAT_STEPS * self.step])
         real = dequantize(self.logits[: len(reference)], self.bundle.manifest.network.output_quant)
         return compare_sqnr(
             "quantization", ("float ONNX", reference), ("integer graph, numpy", real), at_least_db=QUANTIZATION_DB
