@@ -8,7 +8,9 @@ is its streaming form. What differs from them, and why:
 - a relu between depthwise and pointwise: one more non-linearity that costs nothing when fused;
 - a dense first convolution of stride 2 (they: depthwise-separable, stride 1) and no dilated 1x1 tail: the frame rate
   is halved where it is cheapest;
-- the average runs over a sliding window of one second, one logit vector a step, instead of over the whole clip.
+- the classifier reads every internal frame and its logits are averaged over a sliding window of one second, one vector a step,
+  instead of classifying the average of a whole clip. Both are linear, so on a full window the order changes nothing, but the
+  state to carry is ``n_labels`` wide instead of ``channels``.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class DsTcResNetConfig:
 
 
 class DsTcResNet(StreamingModule):
-    """Stem of stride 2, residual blocks, average over a window, linear classifier; one logit vector a step."""
+    """Stem of stride 2, residual blocks, linear classifier, average over a window; one logit vector a step."""
 
     def __init__(self, config: DsTcResNetConfig) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class DsTcResNet(StreamingModule):
         self.stem = StreamingConv(config.n_features, channels, kernel_size=config.stem_kernel_size, stride=stride)
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel_size=size) for size in config.kernel_sizes)
         internal_step = config.step_frames // stride
-        self.average = WindowAverage(channels, window=config.window_frames // stride, stride=internal_step)
+        self.average = WindowAverage(config.n_labels, window=config.window_frames // stride, stride=internal_step)
         self.classifier = nn.Conv1d(channels, config.n_labels, 1)
         self.step_frames, self.outputs_per_step, self.latency_frames = config.step_frames, 1, 0
         self.n_features, self.n_labels, self.window_frames = config.n_features, config.n_labels, config.window_frames
@@ -89,5 +91,5 @@ class DsTcResNet(StreamingModule):
         for block, before in zip(self.blocks, state[1:-1], strict=True):
             x, past = block(x, before)
             new_state.append(past)
-        x, past = self.average(x, state[-1])
-        return self.classifier(x).transpose(1, 2), (*new_state, past)
+        x, past = self.average(self.classifier(x), state[-1])
+        return x.transpose(1, 2), (*new_state, past)
