@@ -12,16 +12,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgeaudio_runtime.engines.base import Codes
+
 
 class TensorMemory(Protocol):
     """Access to the boundary tensors of one allocated interpreter."""
 
-    def write_features(self, codes: memoryview) -> None:
-        """Copy the bytes of one step's features into the interpreter."""
+    def write_features(self, codes: Codes) -> None:
+        """Copy one step's features ``[step_frames, n_features]`` into the interpreter."""
         ...
 
-    def read_logits(self, into: memoryview) -> None:
-        """Copy the bytes of one step's logits out."""
+    def read_logits(self) -> Codes:
+        """A copy of one step's logits ``[outputs_per_step, n_labels]``."""
         ...
 
     def carry_states(self) -> None:
@@ -39,19 +41,19 @@ class InPlaceMemory:
     def __init__(self, interpreter: Any, features: int, logits: int, states: tuple[tuple[int, int], ...]) -> None:
         # The views do not own the memory; this keeps it alive.
         self._interpreter = interpreter
-        self._features, self._logits = _bytes_of(interpreter, features), _bytes_of(interpreter, logits)
+        self._features, self._logits = _array_of(interpreter, features), _array_of(interpreter, logits)
         self._states = tuple(
             (_bytes_of(interpreter, before), _bytes_of(interpreter, after)) for before, after in states
         )
         self._dtypes = tuple(_dtype_of(interpreter, before) for before, _ in states)
 
-    def write_features(self, codes: memoryview) -> None:
-        """Copy the bytes of one step's features into the interpreter."""
-        self._features[:] = codes
+    def write_features(self, codes: Codes) -> None:
+        """Copy one step's features into the interpreter."""
+        self._features[...] = codes
 
-    def read_logits(self, into: memoryview) -> None:
-        """Copy the bytes of one step's logits out."""
-        into[:] = self._logits
+    def read_logits(self) -> Codes:
+        """A copy of one step's logits."""
+        return self._logits.copy()
 
     def carry_states(self) -> None:
         """Copy every state output to its state input."""
@@ -72,14 +74,14 @@ class CopyingMemory:
         details = {detail["index"]: detail for detail in interpreter.get_input_details()}
         self._shapes = {index: (tuple(detail["shape"]), detail["dtype"]) for index, detail in details.items()}
 
-    def write_features(self, codes: memoryview) -> None:
-        """Copy the bytes of one step's features into the interpreter."""
-        shape, dtype = self._shapes[self._features]
-        self._interpreter.set_tensor(self._features, np.frombuffer(codes, dtype).reshape(shape))
+    def write_features(self, codes: Codes) -> None:
+        """Copy one step's features into the interpreter."""
+        self._interpreter.set_tensor(self._features, codes.reshape(self._shapes[self._features][0]))
 
-    def read_logits(self, into: memoryview) -> None:
-        """Copy the bytes of one step's logits out."""
-        into[:] = self._interpreter.get_tensor(self._logits).tobytes()
+    def read_logits(self) -> Codes:
+        """A copy of one step's logits."""
+        logits: Codes = self._interpreter.get_tensor(self._logits)
+        return logits.reshape(-1, logits.shape[-1])
 
     def carry_states(self) -> None:
         """Copy every state output to its state input."""
@@ -91,6 +93,14 @@ class CopyingMemory:
         for (before, _), value in zip(self._states, values, strict=True):
             shape, dtype = self._shapes[before]
             self._interpreter.set_tensor(before, np.full(shape, value, dtype))
+
+
+def _array_of(interpreter: Any, index: int) -> Codes:
+    """View ``[frames, values]`` of a tensor ``[1, frames, 1, values]``, which the interpreter does not know of."""
+    details = (*interpreter.get_input_details(), *interpreter.get_output_details())
+    detail = next(entry for entry in details if entry["index"] == index)
+    shape = tuple(int(size) for size in detail["shape"])
+    return np.frombuffer(_bytes_of(interpreter, index), np.dtype(detail["dtype"])).reshape(shape[1], -1)
 
 
 def _bytes_of(interpreter: Any, index: int) -> memoryview:
