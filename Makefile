@@ -28,12 +28,13 @@ demo: setup  ## synthesize speech, train, quantize, export, listen, prove
 
 train-real: setup  ## the 12-label task on real speech, from EDGEAUDIO_DATA
 	@test -n "$$EDGEAUDIO_DATA" || { echo "EDGEAUDIO_DATA is not set; point it to the folder that holds speech_commands/" >&2; exit 2; }
-	$(BIN)/edgeaudio train kws-12 --data "$$EDGEAUDIO_DATA/speech_commands" --output $(REAL)/checkpoint
+	$(BIN)/edgeaudio train kws-12 --data "$$EDGEAUDIO_DATA/speech_commands" --output $(REAL) --force
 	$(BIN)/edgeaudio export $(REAL)/checkpoint --data "$$EDGEAUDIO_DATA/speech_commands" --output $(REAL)/bundle --force
 	$(BIN)/edgeaudio parity $(REAL)/bundle --checkpoint $(REAL)/checkpoint --data "$$EDGEAUDIO_DATA/speech_commands" --write
 
 lint: setup  ## ruff and the import contracts
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
 type: setup  ## mypy --strict
