@@ -1,6 +1,5 @@
 """Training as a whole on tones: it learns, it repeats, and a killed run ends as if it had not been killed."""
 
-import io
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from edgeaudio_models.architectures import build_module
 from edgeaudio_models.checkpoint import Checkpoint, load_checkpoint
@@ -21,7 +19,6 @@ from edgeaudio_models.streaming import run_from_reset
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import TrainingProgress, train
 from edgeaudio_models.training_data import Examples, TrainingData
-from edgeaudio_models.training_progress import TrainingDisplay
 from edgeaudio_models.training_state import TrainingError
 from edgeaudio_models.waveform_batches import join_strings, voiced_spans
 from edgeaudio_runtime.errors import SpecError
@@ -240,16 +237,6 @@ def test_progress_is_told_every_step_and_every_score(tmp_path: Path) -> None:
     scores = [now.score for now in seen]
     assert [score is not None for score in scores] == [False, False, True] * 3
     assert seen[-1].best == max(score for score in scores if score is not None)
-
-
-def test_the_display_writes_one_line_an_epoch() -> None:
-    stream = io.StringIO()
-    with TrainingDisplay(Console(file=stream, width=200)) as display:
-        for step, score in ((1, None), (2, 0.5)):
-            display(TrainingProgress(
-                epoch=1, epochs=4, step=step, steps=8, loss=0.25, score=score, best=0.5, seconds=3.0,
-            ))
-    assert stream.getvalue().strip() == "epoch 1/4  loss 0.2500  validation 0.5000  best 0.5000  3 s"
 
 
 def test_ctc_training_leaves_a_checkpoint_and_resumes(tmp_path: Path) -> None:
