@@ -32,7 +32,7 @@ FLOAT_EXPORT_DB = 100.0
 """Torch float against the float ONNX: the same operations in another order of summation."""
 QUANTIZATION_DB = 10.0
 """Float logits against int8 logits on any audio: below this it is another network. The task metric judges the cost."""
-SIMULATION_LSB, SIMULATION_SHARE = 3, 0.02
+SIMULATION_LSB, SIMULATION_SHARE = 3, 0.1
 """The simulation adds up in float32: a sum on the boundary of two codes may fall to either."""
 MIN_CODES = 50_000
 """Logit codes every engine is compared on, in one chain of steps without reset."""
