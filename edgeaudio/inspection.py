@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.graph import IntegerGraph
@@ -63,20 +64,47 @@ def _graph_work(graph: IntegerGraph, inputs: tuple[str, ...], output: str) -> Wo
 def _onnxruntime_work(bundle: Bundle) -> Iterable[Work]:
     import onnx
 
-    model = onnx.shape_inference.infer_shapes(_optimized(bundle))
+    model = _optimized(bundle)
     weights = {entry.name: entry for entry in model.graph.initializer}
-    values = (*model.graph.value_info, *model.graph.output)
-    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in values}
+    # A weight that is dequantized at run time is multiplied in float; its bytes are still those of the codes.
+    unpacked = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     # Where a weight stands among the inputs: QLinear operations take input, scale and zero point before it.
-    places = {"Conv": 1, "Gemm": 1, "MatMul": 1, "QLinearConv": 3, "QGemm": 3, "QLinearMatMul": 3, "ConvInteger": 1}
-    for node in model.graph.node:
-        place = places.get(node.op_type)
-        if place is None or node.input[place] not in weights:
+    places = {"Conv": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1, "MatMul": 1, "FusedMatMul": 1, "ConvInteger": 1,
+              "MatMulInteger": 1, "QLinearConv": 3, "QGemm": 3, "QLinearMatMul": 3}  # fmt: skip
+    weighted = [node for node in model.graph.node if node.op_type in places]
+    shapes = _shapes(model, [node.output[0] for node in weighted])
+    for node in weighted:
+        source = node.input[places[node.op_type]]
+        entry = weights.get(unpacked.get(source, source))
+        if entry is None:
             continue
-        weight = onnx.numpy_helper.to_array(weights[node.input[place]])
-        depth = math.prod(weight.shape[1:]) if "Conv" in node.op_type else weight.shape[0]
-        macs = math.prod(shapes[node.output[0]]) * depth
-        yield Work(macs=macs, weight_bytes=weight.nbytes, int8=weight.dtype in (np.int8, np.uint8))
+        weight, shape = onnx.numpy_helper.to_array(entry), shapes[node.output[0]]
+        depth = math.prod(weight.shape[1:]) if "Conv" in node.op_type else weight.size // shape[-1]
+        int8 = source in weights and weight.dtype in (np.int8, np.uint8)
+        yield Work(macs=math.prod(shape) * depth, weight_bytes=weight.nbytes, int8=int8)
+
+
+def _shapes(model: Any, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of inner tensors, from a run on zeros: ONNX shape inference stops at the optimizer's own operations."""
+    import onnx
+    import onnxruntime
+
+    names = list(names)
+    present = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    zeros = {value.name: _zeros(value) for value in model.graph.input}
+    return {name: value.shape for name, value in zip(names, session.run(names, zeros), strict=True)}
+
+
+def _zeros(value: Any) -> npt.NDArray[Any]:
+    import onnx
+
+    kind = value.type.tensor_type
+    shape = [dimension.dim_value for dimension in kind.shape.dim]
+    return np.zeros(shape, dtype=onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
 
 
 def _optimized(bundle: Bundle) -> Any:
@@ -84,7 +112,7 @@ def _optimized(bundle: Bundle) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # The highest level would change layouts, which shape inference does not follow; integer fusion is below it.
+    # The highest level adds layouts of this machine's processor; integer fusion is below it.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
