@@ -28,14 +28,18 @@ def load_labelled_clips(
         progress: Called with (clips done, clips in all).
 
     Raises:
-        CorpusError: No corpus, no such split, or no clip with a label of the bundle.
-        ParityError: The bundle's task has no clip metric.
+        CorpusError: No corpus or no such split.
+        ParityError: The bundle's task has no clip metric, or no clip has a label of the bundle.
     """
     from edgeaudio_models.corpora import load_waveforms, open_corpus
 
     if bundle.task != "keyword":
         raise ParityError(f"task={bundle.task!r} has no accuracy on labelled clips; run it without --data")
-    corpus = open_corpus(folder).with_labels(bundle.labels)
+    corpus = open_corpus(folder)
+    if not set(corpus.labels) & set(bundle.labels):
+        have = f"{folder}: labels={list(corpus.labels)}"
+        raise ParityError(f"{have} share none with the bundle's {list(bundle.labels)}; give recordings of its labels")
+    corpus = corpus.with_labels(bundle.labels)
     if split is None and "test" in corpus.splits:
         split = "test"
     if split is not None:

@@ -36,15 +36,18 @@ def open_manifest(folder: Path) -> Corpus:
     """Read ``folder/manifest.csv``.
 
     Raises:
-        CorpusError: No manifest, a missing column, an unknown split, or a path that leaves the folder or is not there.
+        CorpusError: No manifest, not CSV, a missing column, an unknown split, or a path that leaves the folder or is not there.
     """
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         raise CorpusError(f"{manifest}: no such file; a manifest has the columns {','.join(COLUMNS)}")
-    with manifest.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        _check_columns(manifest, reader.fieldnames or ())
-        clips = tuple(_clip(folder, manifest, reader.line_num, row) for row in reader)
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            _check_columns(manifest, reader.fieldnames or ())
+            clips = tuple(_clip(folder, manifest, reader.line_num, row) for row in reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(f"{manifest}: not a UTF-8 table with commas ({error}); write it again") from error
     names = sorted({clip.source for clip in clips})
     return Corpus(
         name=folder.name,
