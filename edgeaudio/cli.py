@@ -20,13 +20,23 @@ from edgeaudio.commands.parity import parity
 from edgeaudio.commands.train import train
 from edgeaudio_runtime.errors import EdgeAudioError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells count it: 128 + SIGINT."""
+
 
 class OneLineErrors(click.Group):
     """Turns every error that is the user's to mend into one line on stderr and exit code 2."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().main(*args, **kwargs)
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            _fail(_usage(error))
+        except click.Abort:
+            sys.exit(INTERRUPTED)
         except EdgeAudioError as error:
             _fail(str(error))
         except ModuleNotFoundError as error:
@@ -35,11 +45,18 @@ class OneLineErrors(click.Group):
             _fail(_system(error))
         except MemoryError:
             _fail("not enough memory; give fewer or shorter clips")
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> None:
     click.echo(f"edgeaudio: {' '.join(message.split())}", err=True)
     sys.exit(2)
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    remedy = f"; see {context.command_path} --help" if context is not None else ""
+    return f"{error.format_message().rstrip('.')}{remedy}"
 
 
 def _missing(error: ModuleNotFoundError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -191,9 +192,13 @@ class _Ladder:
             ("PCM in random chunks", np.concatenate(parts)),
         )
         yield compare_sequences(
-            f"events {name}", ("numpy, one chunk", self._events(self.reference, [self.audio])),
+            f"events {name}", ("numpy, one chunk", self._reference_events),
             ("PCM in random chunks", self._events(program, chunks)), compared=len(self.logits),
         )  # fmt: skip
+
+    @cached_property
+    def _reference_events(self) -> list[dict[str, object]]:
+        return self._events(self.reference, [self.audio])
 
     def _events(self, program: Program, chunks: Sequence[Int16]) -> list[dict[str, object]]:
         stream = AudioStream(self.bundle, program=program)
