@@ -108,14 +108,14 @@ def _listen(arguments: argparse.Namespace) -> int:
     from edgeaudio_runtime.stream import AudioStream
 
     bundle = _open(arguments)
-    stream = AudioStream(bundle, engine=arguments.engine)
+    rate = bundle.features.sample_rate
     with ExitStack() as stack:
+        # Audio that cannot be used is refused before an engine is loaded, which may write lines of its own.
         if arguments.mic:
-            chunks: Iterator[Any] = microphone_chunks(stream.sample_rate, stack)
+            chunks: Iterator[Any] = microphone_chunks(rate, stack)
         else:
-            chunks = audio_chunks(
-                arguments.audio, stream.sample_rate, stack, channel=arguments.channel, resample=arguments.resample
-            )
+            chunks = audio_chunks(arguments.audio, rate, stack, channel=arguments.channel, resample=arguments.resample)
+        stream = AudioStream(bundle, engine=arguments.engine)
         for chunk in chunks:
             _print_events(stream.process(chunk), as_json=arguments.json)
     _print_events(stream.flush(), as_json=arguments.json)
