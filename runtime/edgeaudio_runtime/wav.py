@@ -123,21 +123,21 @@ class WavReader:
         return self.format.sample_rate
 
     def chunks(self, *, channel: int | None = None, size: int = DEFAULT_CHUNK) -> Iterator[Samples]:
-        """Yield the samples of one channel as they come, at most ``size`` at a time.
+        """The samples of one channel as they come, at most ``size`` at a time; the channel is checked at once.
 
         Args:
             channel: Index from 0; may be None for a mono file.
             size: Samples a chunk holds at most.
 
-        Yields:
-            int16 for 8 and 16 bit (8 bit is shifted up), float32 in -1..1 for everything else. Never empty.
+        Returns:
+            Chunks, int16 for 8 and 16 bit (8 bit is shifted up), float32 in -1..1 for everything else. Never empty.
 
         Raises:
             AudioError: Several channels and none chosen, or a channel that is not there.
         """
-        column = self._column(channel)
-        for block in _blocks(self._stream, self.format.frame_bytes, size, self._data_bytes):
-            yield _decode(block, self.format)[column :: self.format.n_channels]
+        column, n_channels = self._column(channel), self.format.n_channels
+        blocks = _blocks(self._stream, self.format.frame_bytes, size, self._data_bytes)
+        return (_decode(block, self.format)[column::n_channels] for block in blocks)
 
     def _column(self, channel: int | None) -> int:
         n_channels = self.format.n_channels
