@@ -1,8 +1,8 @@
-"""The integer graph: a short list of operations on ``[N, T, F, C]`` tensors with explicit quantization and explicit state.
+"""The integer graph: operations on ``[N, T, F, C]`` tensors, their quantization and state explicit.
 
-Lowering produces it, targets re-express it, the numpy engine runs it. ``T`` of every tensor is the length for one network
-step; the numpy engine also runs any whole number of steps in one call, so no operation may name an absolute time index
-from the front (``slice`` counts from the end).
+Lowering produces it, targets re-express it, the numpy engine runs it. ``T`` of every tensor is the length for one
+network step; the numpy engine also runs any whole number of steps in one call, so no operation may name an absolute
+time index from the front (``slice`` counts from the end).
 """
 
 from __future__ import annotations
@@ -18,40 +18,45 @@ import numpy.typing as npt
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.quantization import REQUANTIZATIONS, QuantParams
 
-KINDS: Mapping[str, frozenset[str]] = MappingProxyType({
-    # kind: names of its attributes
-    "conv": frozenset({"stride", "dilation", "groups", "pad_f", "relu"}),
-    "fully_connected": frozenset({"relu"}),
-    "add": frozenset({"relu"}),
-    "sub": frozenset({"relu"}),
-    "mul": frozenset({"relu"}),
-    "mean_frequency": frozenset(),
-    "merge_frequency": frozenset(),
-    "concat": frozenset({"axis"}),
-    "slice": frozenset({"axis", "start", "stop"}),
-    "relu": frozenset(),
-    "clamp": frozenset({"low", "high"}),
-    "sigmoid": frozenset(),
-    "tanh": frozenset(),
-    "softmax": frozenset(),
-    "quantize": frozenset(),
-    "dequantize": frozenset(),
-    "requantize": frozenset(),
-})
+KINDS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        # kind: names of its attributes
+        "conv": frozenset({"stride", "dilation", "groups", "pad_f", "relu"}),
+        "fully_connected": frozenset({"relu"}),
+        "add": frozenset({"relu"}),
+        "sub": frozenset({"relu"}),
+        "mul": frozenset({"relu"}),
+        "mean_frequency": frozenset(),
+        "merge_frequency": frozenset(),
+        "concat": frozenset({"axis"}),
+        "slice": frozenset({"axis", "start", "stop"}),
+        "relu": frozenset(),
+        "clamp": frozenset({"low", "high"}),
+        "sigmoid": frozenset(),
+        "tanh": frozenset(),
+        "softmax": frozenset(),
+        "quantize": frozenset(),
+        "dequantize": frozenset(),
+        "requantize": frozenset(),
+    }
+)
 """Operations of the integer graph.
 
-``conv``: inputs x ``[N,T,F,C]``, weight ``[O,KT,KF,C/groups]``, bias int32 ``[O]``; ``stride`` and ``dilation`` are ``(t, f)``; time is
-never padded (FIFOs are explicit), frequency is padded by ``pad_f = (low, high)`` with the zero point; output channel ``o`` reads the input channels of
-group ``o // (O // groups)`` (depthwise: ``groups == C``).
+``conv``: inputs x ``[N,T,F,C]``, weight ``[O,KT,KF,C/groups]``, bias int32 ``[O]``; ``stride`` and ``dilation`` are
+``(t, f)``; time is never padded (FIFOs are explicit), frequency is padded by ``pad_f = (low, high)`` with the zero
+point; output channel ``o`` reads the input channels of group ``o // (O // groups)`` (depthwise: ``groups == C``).
 ``fully_connected``: x ``[N,T,F,C]``, weight ``[O,C]``, bias int32 ``[O]``, on the last axis.
 ``add``, ``sub``, ``mul``: two tensors of one shape (T of a constant may be 1).
 ``mean_frequency``: ``[N,T,F,C] -> [N,T,1,C]``. ``merge_frequency``: ``[N,T,F,C] -> [N,T,1,F*C]``, F major.
-``concat``, ``slice``: ``axis`` 1 (time) or 3 (channels), all tensors share quantization; on time ``start`` and ``stop`` count from
-the end: ``start < 0`` and ``stop`` is ``<= 0`` with 0 meaning the end; on channels they are plain indices.
-``relu``, ``clamp``: ``low``/``high`` are codes; input and output share quantization. ``relu: true`` on another operation clamps at the output's zero point.
-``sigmoid``, ``tanh``, ``softmax`` (last axis): int8 to int8. ``quantize``: float32 to codes; ``dequantize``: codes to float32;
-``requantize``: codes to codes of other parameters.
-A conv, fully_connected, add, sub, mul, mean_frequency, relu, sigmoid, tanh or softmax whose tensors are float32 is a float island.
+``concat``, ``slice``: ``axis`` 1 (time) or 3 (channels), all tensors share quantization; on time ``start`` and
+``stop`` count from the end: ``start < 0`` and ``stop`` is ``<= 0`` with 0 meaning the end; on channels they are plain
+indices.
+``relu``, ``clamp``: ``low``/``high`` are codes; input and output share quantization. ``relu: true`` on another
+operation clamps at the output's zero point.
+``sigmoid``, ``tanh``, ``softmax`` (last axis): int8 to int8. ``quantize``: float32 to codes; ``dequantize``: codes to
+float32; ``requantize``: codes to codes of other parameters.
+A conv, fully_connected, add, sub, mul, mean_frequency, relu, sigmoid, tanh or softmax whose tensors are float32 is a
+float island.
 """
 
 DTYPES = ("int8", "int16", "int32", "float32")
@@ -74,9 +79,14 @@ class Tensor:
         if self.dtype not in DTYPES:
             raise SpecError(f"tensor {self.name!r}: dtype={self.dtype!r} must be one of {list(DTYPES)}")
         if (self.quant is None) != (self.dtype == "float32"):
-            raise SpecError(f"tensor {self.name!r}: dtype={self.dtype!r} and quant={self.quant}; integer tensors have one, float32 has none")
+            raise SpecError(
+                f"tensor {self.name!r}: dtype={self.dtype!r} and quant={self.quant};"
+                " integer tensors have one, float32 has none"
+            )
         if self.quant is not None and self.quant.dtype != self.dtype:
-            raise SpecError(f"tensor {self.name!r}: dtype={self.dtype!r} but its quantization says {self.quant.dtype!r}")
+            raise SpecError(
+                f"tensor {self.name!r}: dtype={self.dtype!r} but its quantization says {self.quant.dtype!r}"
+            )
         if any(size < 1 for size in self.shape):
             raise SpecError(f"tensor {self.name!r}: shape={self.shape} must have sizes >= 1")
 
@@ -148,7 +158,8 @@ class IntegerGraph:
         for name, data in self.constants.items():
             tensor = self._tensor(name, "a constant")
             if tuple(data.shape) != tensor.shape or data.dtype != np.dtype(tensor.dtype):
-                raise SpecError(f"constant {name!r}: data is {data.dtype}{list(data.shape)}, the tensor {tensor.dtype}{list(tensor.shape)}")
+                have, wanted = f"{data.dtype}{list(data.shape)}", f"{tensor.dtype}{list(tensor.shape)}"
+                raise SpecError(f"constant {name!r}: data is {have}, the tensor {wanted}")
 
     def _check_order(self) -> None:
         known = {self.input, *self.constants, *(s.input for s in self.states)}
@@ -169,9 +180,13 @@ class IntegerGraph:
         for state in self.states:
             before, after = self._tensor(state.input, "a state"), self._tensor(state.output, "a state")
             if (before.shape, before.dtype, before.quant) != (after.shape, after.dtype, after.quant):
-                raise SpecError(f"state {state.name!r}: {state.input!r} and {state.output!r} must share shape, dtype and quantization")
+                raise SpecError(
+                    f"state {state.name!r}: {state.input!r} and {state.output!r}"
+                    " must share shape, dtype and quantization"
+                )
             if state.initial != before.zero_code:
-                raise SpecError(f"state {state.name!r}: initial={state.initial} must be the zero point {before.zero_code}")
+                zero_code = before.zero_code
+                raise SpecError(f"state {state.name!r}: initial={state.initial} must be the zero point {zero_code}")
 
     def _tensor(self, name: str, who: str) -> Tensor:
         if name not in self.tensors:
