@@ -1,6 +1,7 @@
 """Quantization parameters, codes and the three requantization rules.
 
-Everything integer in edgeaudio goes through this module; ``docs/numerics.md`` says which runtime agrees with which rule.
+Everything integer in edgeaudio goes through this module; ``docs/numerics.md`` says which runtime agrees with which
+rule.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy.typing as npt
 from edgeaudio_runtime.errors import SpecError
 
 Requantization = Literal["fp32", "tflm", "single"]
-"""How an int32 accumulator becomes a code: one float32 multiplier ("fp32": ONNX Runtime, LiteRT with XNNPACK), gemmlowp's
-double rounding ("tflm": TensorFlow Lite Micro, CMSIS-NN) or one 64-bit rounding ("single": CMSIS-NN built for it)."""
+"""How an int32 accumulator becomes a code: one float32 multiplier ("fp32": ONNX Runtime, LiteRT with XNNPACK),
+gemmlowp's double rounding ("tflm": TensorFlow Lite Micro, CMSIS-NN) or one 64-bit rounding ("single": CMSIS-NN built
+for it)."""
 
 REQUANTIZATIONS: tuple[str, ...] = get_args(Requantization)
 
@@ -45,7 +47,8 @@ class QuantParams:
         if self.axis is None and len(self.scale) != 1:
             raise SpecError(f"scale has {len(self.scale)} values and axis=None; give the axis they run along")
         if not self.low <= self.zero_point <= self.high:
-            raise SpecError(f"zero_point={self.zero_point} must be in [{self.low}, {self.high}] for dtype={self.dtype!r}")
+            bounds = f"[{self.low}, {self.high}]"
+            raise SpecError(f"zero_point={self.zero_point} must be in {bounds} for dtype={self.dtype!r}")
         object.__setattr__(self, "scale", tuple(float(np.float32(s)) for s in self.scale))
 
     @property
@@ -72,7 +75,11 @@ class QuantParams:
     def to_dict(self) -> dict[str, Any]:
         """JSON form; floats survive the way there and back exactly."""
         return {
-            "scale": list(self.scale), "zero_point": self.zero_point, "axis": self.axis, "dtype": self.dtype, "qmin": self.qmin,
+            "scale": list(self.scale),
+            "zero_point": self.zero_point,
+            "axis": self.axis,
+            "dtype": self.dtype,
+            "qmin": self.qmin,
         }
 
     @classmethod
@@ -99,12 +106,39 @@ def quantize(real: npt.NDArray[np.floating[Any]], params: QuantParams) -> npt.ND
 
     Rounds half to even and saturates, as ONNX QuantizeLinear (opset 13).
     """
-    scaled = np.rint(np.asarray(real, dtype=np.float32) / params.broadcast_scale(np.ndim(real)))
-    if params.dtype == "int32":
-        scaled = scaled.astype(np.float64)  # int32 bounds are not float32 values
-    # Where float32 would round this sum, it is beyond the int8 and int16 bounds and the clip decides.
-    codes: npt.NDArray[Any] = np.minimum(np.maximum(scaled + params.zero_point, params.low), params.high)
-    return codes.astype(params.dtype)
+    return Quantizer(params, ndim=np.ndim(real))(real)
+
+
+class Quantizer:
+    """:func:`quantize` by one set of parameters, for a stream: what every call would work out again is kept.
+
+    Args:
+        params: Per tensor, or per channel along ``params.axis``.
+        ndim: Axes of the arrays to come.
+
+    Raises:
+        SpecError: ``params.axis`` is not one of ``ndim`` axes.
+    """
+
+    def __init__(self, params: QuantParams, *, ndim: int) -> None:
+        self._dtype = np.dtype(params.dtype)
+        # int32 bounds are not float32 values. For int8 and int16, where float32 would round the sum with the zero
+        # point, it is beyond the bounds and the clip decides.
+        self._is_wide = params.dtype == "int32"
+        kind = np.float64 if self._is_wide else np.float32
+        self._scale = params.broadcast_scale(ndim)
+        # Arrays without axes: numpy would convert a Python number on every call.
+        self._zero_point, self._low, self._high = (
+            np.asarray(value, kind) for value in (params.zero_point, params.low, params.high)
+        )
+
+    def __call__(self, real: npt.NDArray[np.floating[Any]]) -> npt.NDArray[Any]:
+        """Codes of ``real``, same shape."""
+        scaled = np.rint(np.asarray(real, np.float32) / self._scale)
+        if self._is_wide:
+            scaled = scaled.astype(np.float64)
+        codes: npt.NDArray[Any] = np.minimum(np.maximum(scaled + self._zero_point, self._low), self._high)
+        return codes.astype(self._dtype)
 
 
 def dequantize(codes: npt.NDArray[Any], params: QuantParams) -> npt.NDArray[np.float32]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeaudio_runtime.errors import SpecError
-from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
+from edgeaudio_runtime.quantization import Quantizer, QuantParams, dequantize, quantize
 
 
 def test_quantize_rounds_half_to_even_and_saturates() -> None:
@@ -20,6 +22,28 @@ def test_quantize_rounds_half_to_even_and_saturates() -> None:
 def test_dequantize_is_centred_times_scale() -> None:
     params = QuantParams(scale=(0.5,), zero_point=3)
     assert dequantize(np.array([3, 5, -128], np.int8), params).tolist() == [0.0, 1.0, -65.5]
+
+
+def exact_code(real: float, params: QuantParams) -> int:
+    """The definition in exact arithmetic, but for the quotient, which is the float32 next to the true one."""
+    # On the way through float64 nothing is lost: it has more than twice the digits.
+    quotient = Fraction(float(np.float32(Fraction(real) / Fraction(params.scale[0]))))
+    return min(max(round(quotient) + params.zero_point, params.low), params.high)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+@given(data=st.data())
+def test_codes_are_those_of_exact_arithmetic(dtype: str, data: st.DataObject) -> None:
+    low, high = (-128, 127) if dtype == "int8" else (-32768, 32767)
+    scale = data.draw(st.one_of(st.sampled_from([0.5, 1.0, 2.0**-7]), st.floats(2.0**-12, 8.0, width=32)))
+    params = QuantParams(scale=(scale,), zero_point=data.draw(st.integers(low, high)), dtype=dtype)
+    halves = st.integers(2 * low - 5, 2 * high + 5).map(lambda n: n * params.scale[0] / 2)  # ties and their neighbours
+    anything = st.floats(-(2.0**100), 2.0**100, width=32)
+    drawn = data.draw(st.lists(st.one_of(halves, anything), min_size=1, max_size=30))
+    real = np.array([[*drawn, 0.0, -0.0, 2.0**100, -(2.0**100)]], np.float32)
+    expected = [[exact_code(float(value), params) for value in real[0]]]
+    assert quantize(real, params).tolist() == expected
+    assert Quantizer(params, ndim=2)(real).tolist() == expected
 
 
 @given(scale=st.floats(2.0**-10, 4.0, width=32), zero_point=st.integers(-128, 127))
