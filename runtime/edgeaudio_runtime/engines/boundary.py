@@ -41,12 +41,10 @@ def check_codes(codes: Codes, signature: NetworkSignature) -> int:
         raise SpecError(f"codes are {have}, must be a {signature.input_quant.dtype} array; quantize the features first")
     if codes.ndim != 2 or codes.shape[1] != signature.n_features:
         raise SpecError(f"codes have shape {list(codes.shape)}, must be [frames, {signature.n_features}]")
-    steps, rest = divmod(int(codes.shape[0]), signature.step_frames)
-    if rest:
-        raise SpecError(
-            f"codes have {codes.shape[0]} frames, must be a multiple of step_frames={signature.step_frames}"
-        )
-    return steps
+    n_frames = len(codes)
+    if n_frames % signature.step_frames:
+        raise SpecError(f"codes have {n_frames} frames, must be a multiple of step_frames={signature.step_frames}")
+    return n_frames // signature.step_frames
 
 
 def _quant(name: str, quant: QuantParams | None) -> QuantParams:

@@ -1,4 +1,4 @@
-"""Reading and writing a LiteRT interpreter's tensors: in place through raw addresses, or by copies.
+"""A step through a LiteRT interpreter, its tensors read and written in place through raw addresses, or by copies.
 
 A numpy view held on ``interpreter.tensor(i)()`` makes the public ``invoke()`` raise, because memory may
 move. It moves only in ``allocate_tensors()``, so an address taken after that stays good while the interpreter lives;
@@ -16,18 +16,15 @@ from edgeaudio_runtime.engines.base import Codes
 
 
 class TensorMemory(Protocol):
-    """Access to the boundary tensors of one allocated interpreter."""
+    """One allocated interpreter and its boundary tensors; states are carried on from step to step."""
 
-    def write_features(self, codes: Codes) -> None:
-        """Copy one step's features ``[step_frames, n_features]`` into the interpreter."""
-        ...
+    def step(self, codes: Codes, logits: Codes) -> None:
+        """Compute one step.
 
-    def read_logits(self) -> Codes:
-        """A copy of one step's logits ``[outputs_per_step, n_labels]``."""
-        ...
-
-    def carry_states(self) -> None:
-        """Copy every state output to its state input."""
+        Args:
+            codes: Features, ``[step_frames, n_features]``.
+            logits: Written: ``[outputs_per_step, n_labels]``.
+        """
         ...
 
     def fill_states(self, values: tuple[int | float, ...]) -> None:
@@ -39,29 +36,24 @@ class InPlaceMemory:
     """Byte views over the raw addresses of the tensors, bound once; assigning between views costs 0.1 us (measured)."""
 
     def __init__(self, interpreter: Any, features: int, logits: int, states: tuple[tuple[int, int], ...]) -> None:
-        # The views do not own the memory; this keeps it alive.
-        self._interpreter = interpreter
+        # The views do not own the memory; the bound method keeps it alive.
+        self._invoke = interpreter.invoke
         self._features, self._logits = _array_of(interpreter, features), _array_of(interpreter, logits)
         self._states = tuple(
             (_bytes_of(interpreter, before), _bytes_of(interpreter, after)) for before, after in states
         )
         self._dtypes = tuple(_dtype_of(interpreter, before) for before, _ in states)
 
-    def write_features(self, codes: Codes) -> None:
-        """Copy one step's features into the interpreter."""
+    def step(self, codes: Codes, logits: Codes) -> None:
+        """See :class:`TensorMemory`."""
         self._features[...] = codes
-
-    def read_logits(self) -> Codes:
-        """A copy of one step's logits."""
-        return self._logits.copy()
-
-    def carry_states(self) -> None:
-        """Copy every state output to its state input."""
+        self._invoke()
         for before, after in self._states:
             before[:] = after
+        logits[...] = self._logits
 
     def fill_states(self, values: tuple[int | float, ...]) -> None:
-        """Fill each state input with its value."""
+        """See :class:`TensorMemory`."""
         for (before, _), dtype, value in zip(self._states, self._dtypes, values, strict=True):
             np.frombuffer(before, dtype)[...] = value
 
@@ -74,22 +66,17 @@ class CopyingMemory:
         details = {detail["index"]: detail for detail in interpreter.get_input_details()}
         self._shapes = {index: (tuple(detail["shape"]), detail["dtype"]) for index, detail in details.items()}
 
-    def write_features(self, codes: Codes) -> None:
-        """Copy one step's features into the interpreter."""
-        self._interpreter.set_tensor(self._features, codes.reshape(self._shapes[self._features][0]))
-
-    def read_logits(self) -> Codes:
-        """A copy of one step's logits."""
-        logits: Codes = self._interpreter.get_tensor(self._logits)
-        return logits.reshape(-1, logits.shape[-1])
-
-    def carry_states(self) -> None:
-        """Copy every state output to its state input."""
+    def step(self, codes: Codes, logits: Codes) -> None:
+        """See :class:`TensorMemory`."""
+        interpreter = self._interpreter
+        interpreter.set_tensor(self._features, codes.reshape(self._shapes[self._features][0]))
+        interpreter.invoke()
         for before, after in self._states:
-            self._interpreter.set_tensor(before, self._interpreter.get_tensor(after))
+            interpreter.set_tensor(before, interpreter.get_tensor(after))
+        logits[...] = interpreter.get_tensor(self._logits).reshape(logits.shape)
 
     def fill_states(self, values: tuple[int | float, ...]) -> None:
-        """Fill each state input with its value."""
+        """See :class:`TensorMemory`."""
         for (before, _), value in zip(self._states, values, strict=True):
             shape, dtype = self._shapes[before]
             self._interpreter.set_tensor(before, np.full(shape, value, dtype))
