@@ -186,7 +186,9 @@ def _decoding(checkpoint: Checkpoint) -> dict[str, Any]:
         return DetectorConfig.from_dict({"schema_version": 1, **checkpoint.recipe.detector}).to_dict()
     from edgeaudio_runtime.ctc_decoder import DecoderConfig
 
-    return DecoderConfig().to_dict()
+    # Labels that are words are told apart by spaces, characters stand side by side.
+    words = any(len(label) > 1 for label in checkpoint.labels[1:])
+    return DecoderConfig(separator=" " if words else "").to_dict()
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
