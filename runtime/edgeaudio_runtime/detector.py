@@ -140,6 +140,7 @@ class KeywordDetector:
         # No probability reaches infinity: a background label never fires.
         self._thresholds = np.where([label in background_labels for label in labels], np.inf, thresholds)
         self._n_smoothing = max(1, round(config.smoothing_s / clock.output_s))
+        self._divisor = np.asarray(self._n_smoothing, dtype=np.float64)  # an array is not converted on every call
         self._n_refractory = _outputs(config.refractory_s, clock)
         self._n_settle = _outputs(config.settle_s, clock)
         self._block = _BLOCK_STEPS * clock.outputs_per_step
@@ -149,7 +150,9 @@ class KeywordDetector:
         """Forget everything; the next output is output 0 of a new stream."""
         n_labels, clock = len(self._labels), self._clock
         n_probs = clock.memory_outputs + self._n_smoothing - 1
-        self._probs = RecentRows(n_probs, (n_labels,), fill=0.0, dtype=np.float64, block=self._block)
+        self._probs = RecentRows(
+            n_probs, (n_labels,), fill=0.0, dtype=np.float64, block=self._block, window=self._n_smoothing
+        )
         n_block_frames = _BLOCK_STEPS * clock.step_frames
         self._activity = RecentRows(clock.memory_frames, (), fill=np.nan, dtype=np.float32, block=n_block_frames)
         self._latched = np.zeros(n_labels, dtype=bool)
@@ -157,6 +160,7 @@ class KeywordDetector:
         self._last_output = -self._n_refractory
         self._last_end_frame = -1
         self._held: _Crossing | None = None
+        self._is_idle = True  # nothing held or latched
 
     def process(self, codes: Codes, activity: Activity | None = None) -> list[KeywordEvent]:
         """Take the next outputs and return the events they complete.
@@ -169,6 +173,8 @@ class KeywordDetector:
             SpecError: Another shape.
         """
         activity = self._checked(codes, activity)
+        if len(codes) <= self._block:
+            return self._hear(codes, activity)
         events: list[KeywordEvent] = []
         step = self._clock.step_frames * _BLOCK_STEPS
         for i, first in enumerate(range(0, len(codes), self._block)):
@@ -200,29 +206,27 @@ class KeywordDetector:
         n = len(codes)
         self._softmax(codes, out=self._probs.extend(n))
         self._activity.extend(len(activity))[:] = activity
-        scores = self._window_mean(self._probs.last(n + self._n_smoothing - 1))
+        scores = self._smoothed(n)
         above = scores >= self._thresholds
         events: list[KeywordEvent] = []
         # Nearly every call of nearly every stream has nothing to do here.
-        if self._held is not None or np.count_nonzero(above) or np.count_nonzero(self._latched):
+        if not self._is_idle or np.count_nonzero(above):
             for row in range(n):
                 self._decide(row, n - 1 - row, scores[row], above[row], events)
+            self._is_idle = self._held is None and not self._latched.any()
         self._n_outputs += n
         return events
 
     def _softmax(self, codes: Codes, *, out: Float64) -> None:
-        wide = codes.astype(np.int32)
+        wide = codes.astype(np.intp)  # what numpy indexes with
         powers = self._table[np.maximum.reduce(wide, axis=1, keepdims=True) - wide]
         np.divide(powers, np.add.reduce(powers, axis=1, keepdims=True), out=out)
 
-    def _window_mean(self, probs: Float64) -> Float64:
-        # Adding whole shifted blocks sums every output in one order, whatever the chunk; a running sum would drift.
-        n = len(probs) - self._n_smoothing + 1
-        total = probs[:n].copy()
-        for shift in range(1, self._n_smoothing):
-            total += probs[shift : shift + n]
-        total /= self._n_smoothing
-        return total
+    def _smoothed(self, n: int) -> Float64:
+        # The labels lie along the fast axis, so numpy adds whole rows, every output in one order, whatever the chunk;
+        # a running sum would drift.
+        total: Float64 = np.add.reduce(self._probs.windows(n), axis=1)
+        return np.divide(total, self._divisor, total)
 
     def _decide(
         self, row: int, n_later: int, score: Float64, above: npt.NDArray[np.bool_], events: list[KeywordEvent]
@@ -255,8 +259,7 @@ class KeywordDetector:
     def _n_rising(self, best: int, n_later: int) -> int:
         """Outputs since the smoothed probability was last below a tenth of what it is now."""
         n = self._clock.memory_outputs
-        n_probs = n + self._n_smoothing - 1
-        rise = self._window_mean(self._probs.last(n_probs + n_later)[:n_probs, best])
+        rise = self._smoothed(n + n_later)[:n, best]
         low = np.flatnonzero(rise < 0.1 * rise[-1])
         return n - int(low[-1]) - 1 if len(low) else n
 

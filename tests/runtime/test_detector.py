@@ -279,3 +279,15 @@ def test_recent_rows_are_the_last_of_all_rows(sizes: list[int], kept: int) -> No
         everything = np.concatenate((everything, np.full((size, 2), float(value))))
         np.testing.assert_array_equal(recent.last(kept), everything[-kept:])
         np.testing.assert_array_equal(recent.last(kept + size), everything[-(kept + size) :])
+
+
+@given(sizes=st.lists(st.integers(0, 5), max_size=60), window=st.integers(1, 9))
+def test_windows_are_the_last_rows_before_each_row(sizes: list[int], window: int) -> None:
+    recent = RecentRows(window - 1, (2,), fill=-1.0, dtype=np.float64, block=5, window=window)
+    everything = np.full((window - 1, 2), -1.0)
+    for value, size in enumerate(sizes):
+        recent.extend(size)[:] = value
+        everything = np.concatenate((everything, np.full((size, 2), float(value))))
+        ends = range(len(everything) - size, len(everything))
+        expected = [everything[end - window + 1 : end + 1] for end in ends]
+        np.testing.assert_array_equal(recent.windows(size), np.reshape(expected, (size, window, 2)))
