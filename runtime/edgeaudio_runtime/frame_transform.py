@@ -70,7 +70,7 @@ class _Program:
         self.cepstrum = np.empty((n, spec.n_dct), dtype=np.float32) if spec.n_dct else self.mel
         self.finish_steps = _finish(spec, self.mel, self.cepstrum, weights.dct)
         if spec.affine_offset and weights.gain == 1:
-            self.finish_steps.append((np.add, (self.cepstrum, np.float32(spec.affine_offset), self.cepstrum)))
+            self.finish_steps.append((np.add, (self.cepstrum, _constant(spec.affine_offset), self.cepstrum)))
 
 
 class _Weights:
@@ -104,7 +104,7 @@ class FrameTransform:
         self.spec = spec
         self._weights = _weights(spec)
         self._programs: list[_Program | None] = [None] * (block_frames + 1)
-        self._affine_scale = np.float32(spec.affine_scale)
+        self._affine_scale = _constant(spec.affine_scale)
         self.set_sample_scale(sample_scale)
         self._emphasizes = spec.preemphasis > 0 and spec.preemphasis_scope == "frame"
         self._only_windows = spec.dc_removal == "none" and not self._emphasizes
@@ -113,12 +113,12 @@ class FrameTransform:
         """From now on, frames times ``sample_scale``, a power of two, have full scale at -1..1."""
         self._window = self._weights.window * sample_scale
 
-    def features(self, frames: Float64, out: Float32) -> None:
-        """Write the features of ``frames`` ``[n, win_length]``, n <= block_frames, into ``out`` ``[n, n_features]``."""
+    def features(self, frames: Float64) -> Float32:
+        """Features ``[n, n_features]`` of ``frames`` ``[n, win_length]``, n <= block_frames; a new array."""
         program = self._run_to_log_mel(frames)
         for function, arguments in program.finish_steps:
             function(*arguments)
-        np.multiply(program.cepstrum, self._affine_scale, out)
+        return np.multiply(program.cepstrum, self._affine_scale)
 
     def floored_features(self, frames: Float64, dynamic_range: float) -> Float32:
         """As :meth:`features`, the log-mels first raised to their maximum minus ``dynamic_range``; a new array."""
@@ -149,6 +149,11 @@ class FrameTransform:
         np.multiply(windowed, self._window, windowed)
 
 
+def _constant(value: float) -> Float32:
+    # An array without axes: numpy would convert a Python number, and even a numpy scalar, on every call.
+    return np.asarray(value, dtype=np.float32)
+
+
 def _power_spectrum(spec: MelSpec, padded: Float64, power: Float32, bins: slice) -> list[Step]:
     spectrum = np.empty((len(padded), spec.n_fft // 2 + 1), dtype=np.complex128)
     spectrum32 = np.empty(power.shape, dtype=np.complex64)
@@ -157,7 +162,7 @@ def _power_spectrum(spec: MelSpec, padded: Float64, power: Float32, bins: slice)
         (np.copyto, (spectrum32, spectrum[:, bins], "same_kind")),
         (np.absolute, (spectrum32, power)),
     ]
-    return [*steps, (np.multiply, (power, power, power))] if spec.power == 2 else steps
+    return [*steps, (np.square, (power, power))] if spec.power == 2 else steps
 
 
 def _offset_as_gain(spec: MelSpec) -> float:
@@ -170,19 +175,18 @@ def _offset_as_gain(spec: MelSpec) -> float:
 def _logarithm(spec: MelSpec, mel: Float32, gain: float) -> list[Step]:
     if spec.log == "none":
         return []
-    # float32 scalars, made once: a Python float would be converted on every call.
-    floor, factor = np.float32(spec.log_floor * gain), np.float32(_LOG_FACTORS[spec.log])
-    raise_to_floor = np.add if spec.log_floor_mode == "add" else np.maximum
-    steps: list[Step] = [(partial(raise_to_floor, out=mel), (mel, floor)), (np.log, (mel, mel))]
+    floor, factor = _constant(spec.log_floor * gain), _constant(_LOG_FACTORS[spec.log])
+    add, raise_to = (np.add, (mel, floor, mel)), (partial(np.maximum, out=mel), (mel, floor))
+    steps: list[Step] = [add if spec.log_floor_mode == "add" else raise_to, (np.log, (mel, mel))]
     return steps if factor == 1 else [*steps, (np.multiply, (mel, factor, mel))]
 
 
 def _finish(spec: MelSpec, mel: Float32, cepstrum: Float32, dct: Float32) -> list[Step]:
     steps: list[Step] = []
     if spec.clamp_min is not None:
-        steps.append((partial(np.maximum, out=mel), (mel, np.float32(spec.clamp_min))))
+        steps.append((partial(np.maximum, out=mel), (mel, _constant(spec.clamp_min))))
     if spec.clamp_max is not None:
-        steps.append((partial(np.minimum, out=mel), (mel, np.float32(spec.clamp_max))))
+        steps.append((partial(np.minimum, out=mel), (mel, _constant(spec.clamp_max))))
     if spec.n_dct:
         steps.append((np.matmul, (mel[:, None, :], dct, cepstrum[:, None, :])))
     return steps

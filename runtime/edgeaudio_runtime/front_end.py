@@ -5,6 +5,7 @@ What a frame holds never depends on how the audio was cut into chunks; memory do
 
 from __future__ import annotations
 
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec, MelSpec
 from edgeaudio_runtime.frame_transform import FrameTransform, preemphasize
 from edgeaudio_runtime.samples import INT16_SCALE, Samples, checked_scale
-from edgeaudio_runtime.whole_recording import end_of_frames, padded_frames, whole_recording_features
+from edgeaudio_runtime.whole_recording import check_multiple, end_of_frames, padded_frames, whole_recording_features
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -28,15 +29,18 @@ class FrontEnd:
 
     Args:
         spec: A streamable specification.
+        multiple_of: Frames come in multiples of this, such as the frames of a network step; the others wait as samples.
 
     Raises:
-        SpecError: ``spec`` looks at the whole recording, or this front end does not know its kind.
+        SpecError: ``spec`` looks at the whole recording, or this front end does not know its kind, or ``multiple_of``
+            is < 1.
 
     One instance serves one stream; it is not for use from two threads at once.
     """
 
-    def __init__(self, spec: FeatureSpec) -> None:
+    def __init__(self, spec: FeatureSpec, *, multiple_of: int = 1) -> None:
         mel_spec = mel_spec_of(spec)
+        check_multiple(multiple_of)
         if not mel_spec.streamable:
             raise SpecError(
                 f"utterance={mel_spec.utterance!r} and edge={mel_spec.edge!r} need the whole recording, they cannot"
@@ -44,11 +48,14 @@ class FrontEnd:
             )
         self._spec = mel_spec
         self._scale = INT16_SCALE
-        self._transform = FrameTransform(mel_spec, BLOCK_FRAMES, self._scale)
+        self._multiple_of = multiple_of
+        self._transform = FrameTransform(mel_spec, BLOCK_FRAMES + multiple_of - 1, self._scale)
         self._emphasizes = mel_spec.preemphasis > 0 and mel_spec.preemphasis_scope == "stream"
         self._longest_piece = BLOCK_FRAMES * mel_spec.hop_length
-        # Less than a window waits for its end, so a piece always fits and completes at most BLOCK_FRAMES frames.
-        self._buffer = np.zeros(mel_spec.win_length - 1 + self._longest_piece)
+        # Less than a window, and fewer frames than a multiple, wait for their end, so a piece always fits and completes
+        # at most BLOCK_FRAMES frames beside those that waited.
+        n_waiting = mel_spec.win_length - 1 + (multiple_of - 1) * mel_spec.hop_length
+        self._buffer = np.zeros(n_waiting + self._longest_piece)
         # Slot j of the frame grid starts at buffer sample j * hop_length; the view costs nothing per call.
         slots = np.lib.stride_tricks.sliding_window_view(self._buffer, mel_spec.win_length)
         self._slots: Float64 = slots[:: mel_spec.hop_length]
@@ -101,13 +108,16 @@ class FrontEnd:
         """Push digital silence until the tail is out, return the outstanding frames, then reset.
 
         Args:
-            multiple_of: The number of frames since the reset is ``spec.n_frames(samples pushed)`` rounded up to this.
+            multiple_of: The number of frames since the reset is ``spec.n_frames(samples pushed)`` rounded up to the
+                least common multiple of this and the constructor's.
 
         Raises:
             SpecError: ``multiple_of`` is < 1.
         """
         spec = self._spec
-        end = end_of_frames(spec, padded_frames(spec, self._n_samples, multiple_of))
+        check_multiple(multiple_of)
+        common_multiple = lcm(multiple_of, self._multiple_of)
+        end = end_of_frames(spec, padded_frames(spec, self._n_samples, common_multiple))
         silence = np.zeros(max(0, end - self._n_samples), dtype=np.int16)
         features = self._push(silence)
         self.reset()
@@ -146,14 +156,14 @@ class FrontEnd:
         if self._emphasizes and len(samples):
             self._emphasize(self._buffer[self._fill : end])
         self._fill = end
-        first, stop = self._next_slot, (end - self._spec.win_length) // self._spec.hop_length + 1
-        if stop <= first:
-            return np.empty((0, self._spec.n_features), dtype=np.float32)
-        self._next_slot = stop
-        self._n_frames += stop - first
-        features = np.empty((stop - first, self._spec.n_features), dtype=np.float32)
-        self._transform.features(self._slots[first:stop], features)
-        return features
+        first, spec = self._next_slot, self._spec
+        n_ready = (end - spec.win_length) // spec.hop_length + 1 - first
+        n_frames = n_ready - n_ready % self._multiple_of
+        if n_frames <= 0:
+            return np.empty((0, spec.n_features), dtype=np.float32)
+        self._next_slot += n_frames
+        self._n_frames += n_frames
+        return self._transform.features(self._slots[first : first + n_frames])
 
     def _emphasize(self, signal: Float64) -> None:
         last = float(signal[-1])

@@ -13,7 +13,7 @@ from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.features import FeatureSpec
 from edgeaudio_runtime.front_end import FrontEnd, compute_features
 from edgeaudio_runtime.listener import open_listener
-from edgeaudio_runtime.quantization import quantize
+from edgeaudio_runtime.quantization import Quantizer
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
@@ -38,10 +38,13 @@ class LogitStream:
         if spec.n_features != program.signature.n_features:
             wanted = program.signature.n_features
             raise SpecError(f"n_features={spec.n_features} of the features must be {wanted}, what the network takes")
-        self._signature = program.signature
-        self._front_end: _FeatureSource = FrontEnd(spec) if spec.streamable else _WholeRecording(spec)
+        signature = program.signature
+        self._step_frames = signature.step_frames
+        self._front_end: _FeatureSource = (
+            FrontEnd(spec, multiple_of=self._step_frames) if spec.streamable else _WholeRecording(spec)
+        )
+        self._quantize = Quantizer(signature.input_quant, ndim=2)
         self._session = program.session()
-        self._pending: Features = np.empty((0, spec.n_features), dtype=np.float32)
 
     def process(self, samples: Samples) -> tuple[Codes, Features]:
         """Take the next samples, any number of them.
@@ -60,7 +63,7 @@ class LogitStream:
 
     def flush(self) -> tuple[Codes, Features]:
         """End the stream: the outstanding frames, filled up with silence to a whole step; then as after a reset."""
-        results = self._run(self._front_end.flush(multiple_of=self._signature.step_frames))
+        results = self._run(self._front_end.flush(multiple_of=self._step_frames))
         self._session.reset()
         return results
 
@@ -68,15 +71,9 @@ class LogitStream:
         """Forget everything; the next sample is sample 0 of a new stream."""
         self._front_end.reset()
         self._session.reset()
-        self._pending = self._pending[:0]
 
-    def _run(self, frames: Features) -> tuple[Codes, Features]:
-        if len(self._pending):
-            frames = np.concatenate((self._pending, frames))
-        n_whole = len(frames) - len(frames) % self._signature.step_frames
-        self._pending = frames[n_whole:].copy()  # a view would keep the whole chunk alive
-        whole = frames[:n_whole]
-        return self._session.run(quantize(whole, self._signature.input_quant)), whole
+    def _run(self, features: Features) -> tuple[Codes, Features]:
+        return self._session.run(self._quantize(features)), features
 
 
 class AudioStream:

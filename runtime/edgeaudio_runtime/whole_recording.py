@@ -16,14 +16,23 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
-def padded_frames(spec: FeatureSpec, n_samples: int, multiple_of: int) -> int:
-    """``spec.n_frames(n_samples)`` rounded up to ``multiple_of``.
+def check_multiple(multiple_of: int) -> None:
+    """Refuse to round up to multiples of nothing.
 
     Raises:
         SpecError: ``multiple_of`` is < 1.
     """
     if multiple_of < 1:
         raise SpecError(f"multiple_of={multiple_of} must be >= 1; 1 rounds to nothing")
+
+
+def padded_frames(spec: FeatureSpec, n_samples: int, multiple_of: int) -> int:
+    """``spec.n_frames(n_samples)`` rounded up to ``multiple_of``.
+
+    Raises:
+        SpecError: ``multiple_of`` is < 1.
+    """
+    check_multiple(multiple_of)
     return -(-spec.n_frames(n_samples) // multiple_of) * multiple_of
 
 
@@ -35,9 +44,8 @@ def end_of_frames(spec: FeatureSpec, n_frames: int) -> int:
 def whole_recording_features(spec: MelSpec, signal: Float64, multiple_of: int) -> Float32:
     """Features ``[n_frames, n_features]`` of ``signal``, full scale at -1..1, by any specification."""
     n_frames = padded_frames(spec, len(signal), multiple_of)
-    features = np.empty((n_frames, spec.n_features), dtype=np.float32)
     if not n_frames:
-        return features
+        return np.empty((0, spec.n_features), dtype=np.float32)
     signal = normalize_utterance(spec, signal)
     if spec.edge == "zeros":
         # Silence behind the recording is part of the stream, so it goes through the pre-emphasis too.
@@ -48,8 +56,7 @@ def whole_recording_features(spec: MelSpec, signal: Float64, multiple_of: int) -
     transform = FrameTransform(spec, n_frames)
     if spec.utterance == "dynamic_range":
         return transform.floored_features(frames, spec.utterance_range)
-    transform.features(frames, features)
-    return features
+    return transform.features(frames)
 
 
 def normalize_utterance(spec: MelSpec, signal: Float64) -> Float64:

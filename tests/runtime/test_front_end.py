@@ -1,6 +1,7 @@
 """The streaming front end: chunking changes nothing, framing, tail, reset, memory, errors."""
 
 import dataclasses
+import math
 import tracemalloc
 
 import numpy as np
@@ -50,6 +51,31 @@ def test_frames_do_not_depend_on_chunking(name: str, sizes: list[int]) -> None:
     samples = _noise(700 if spec.hop_length == 1 else 14321)
     expected = compute_features(spec, samples)
     assert np.array_equal(_stream(FrontEnd(spec), samples, sizes), expected)
+
+
+@pytest.mark.parametrize("name", SPECS)
+@settings(max_examples=10)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 159, 160, 161, 400, 640, 1600, 9000]), max_size=25),
+    multiple_of=st.sampled_from([2, 4, 5, 3 * BLOCK_FRAMES]),
+)
+def test_frames_in_multiples_are_the_same_frames(name: str, sizes: list[int], multiple_of: int) -> None:
+    spec = SPECS[name]
+    samples = _noise(700 if spec.hop_length == 1 else 14321)
+    front_end, parts, position = FrontEnd(spec, multiple_of=multiple_of), [], 0
+    for size in [*sizes, len(samples)]:
+        parts.append(front_end.process(samples[position : position + size]))
+        position += size
+    # 3 and the multiple have no common factor, or are 3 times one another: the flush must round up to both.
+    parts.append(front_end.flush(multiple_of=3))
+    assert all(len(part) % multiple_of == 0 for part in parts)
+    assert np.array_equal(np.concatenate(parts), compute_features(spec, samples, math.lcm(3, multiple_of)))
+
+
+def test_frames_in_multiples_come_as_soon_as_they_are_complete() -> None:
+    front_end = FrontEnd(LOG_MEL, multiple_of=4)
+    # Frame 3 ends with sample 3 * 160 + 400, frame 7 one step of 640 samples later.
+    assert [len(front_end.process(_noise(n))) for n in (879, 1, 639, 1)] == [0, 4, 0, 4]
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -222,6 +248,8 @@ def test_another_kind_is_refused_by_name() -> None:
 def test_flush_to_a_multiple_of_nothing_is_refused() -> None:
     with pytest.raises(SpecError, match="multiple_of=0 must be >= 1; 1 rounds to nothing"):
         FrontEnd(LOG_MEL).flush(multiple_of=0)
+    with pytest.raises(SpecError, match="multiple_of=0 must be >= 1"):
+        FrontEnd(LOG_MEL, multiple_of=0)
 
 
 def test_the_front_end_names_its_specification() -> None:
