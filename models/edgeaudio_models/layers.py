@@ -104,22 +104,28 @@ class ResidualBlock(nn.Module):
 
 
 class WindowAverage(nn.Module):
-    """Mean over the last ``window`` frames, once every ``stride`` frames: FIFO -> depthwise conv1d of ``1 / window``.
+    """Mean over the last ``window`` frames, once every ``stride`` frames, in two stages: of each step, then of the steps.
 
-    As a convolution the int8 mean is exact in every engine, which AVERAGE_POOL is not.
+    Only the means of the steps are carried: FIFO -> depthwise conv1d of equal weights. As a convolution the int8 mean is
+    exact in every engine, which AVERAGE_POOL is not, and up to 25 taps are one fast kernel, which a whole window is not.
     """
 
     def __init__(self, channels: int, *, window: int, stride: int) -> None:
         super().__init__()
-        if window <= stride:
-            raise SpecError(f"window={window} must exceed stride={stride}")
+        if window <= stride or window % stride:
+            raise SpecError(f"window={window} must be a multiple of stride={stride} and exceed it")
         self.window = window
         self.stride = stride
-        self.state_shape = (channels, window - stride)
-        self.weight: Tensor
-        self.register_buffer("weight", torch.full((channels, 1, window), 1.0 / window), persistent=False)
+        steps = window // stride
+        self.state_shape = (channels, steps - 1)
+        self.step_weight: Tensor
+        self.window_weight: Tensor
+        self.register_buffer("step_weight", torch.full((channels, 1, stride), 1.0 / stride), persistent=False)
+        self.register_buffer("window_weight", torch.full((channels, 1, steps), 1.0 / steps), persistent=False)
 
     def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """``[N, channels, T]`` and the past to ``[N, channels, T // stride]`` and the new past."""
-        joined, past = join_past(past, x)
-        return functional.conv1d(joined, self.weight, stride=self.stride, groups=self.weight.shape[0]), past
+        channels = x.shape[1]
+        steps = functional.conv1d(x, self.step_weight, stride=self.stride, groups=channels) if self.stride > 1 else x
+        joined, past = join_past(past, steps)
+        return functional.conv1d(joined, self.window_weight, groups=channels), past

@@ -20,8 +20,8 @@ def test_the_keyword_network_keeps_the_contract() -> None:
     # Stem of 5 frames; at 2 frames each: blocks reach 2 + 3 back, the window of 6 reaches 5 back.
     assert report.receptive_field_frames == 5 + 2 * (2 + 3 + 5)
     assert report.latency_frames == 0
-    # Stem 5 - 2 of 6 features; blocks 2 and 3, window 6 - 2 of 8 channels.
-    assert report.state_values == 3 * 6 + (2 + 3 + 4) * 8
+    # Stem 5 - 2 of 6 features; blocks 2 and 3 of 8 channels; the means of 3 - 1 steps of 3 labels.
+    assert report.state_values == 3 * 6 + (2 + 3) * 8 + 2 * 3
 
 
 def test_the_ctc_network_keeps_the_contract_with_several_outputs_a_step() -> None:
@@ -50,10 +50,10 @@ def test_the_verified_module_is_left_as_it_was() -> None:
 def test_the_average_is_the_mean_over_the_window() -> None:
     average = WindowAverage(2, window=6, stride=2)
     x = torch.arange(24, dtype=torch.float32).reshape(1, 2, 12)
-    means, past = average(x, torch.zeros(1, 2, 4))
+    means, past = average(x, torch.zeros(1, 2, 2))
     torch.testing.assert_close(means[0, 0, -1], torch.tensor((6 + 7 + 8 + 9 + 10 + 11) / 6))
     torch.testing.assert_close(means[0, 0, 0], torch.tensor((0 + 1) / 6))
-    assert torch.equal(past, x[:, :, -4:])
+    assert past[0, 0].tolist() == [(8 + 9) / 2, (10 + 11) / 2]  # means of the last steps
 
 
 def test_a_causal_convolution_is_the_padded_one() -> None:
@@ -81,7 +81,7 @@ def test_features_that_are_no_whole_steps_are_refused() -> None:
 def test_a_kernel_that_does_not_exceed_its_stride_is_refused() -> None:
     with pytest.raises(SpecError, match="kernel_size=2 must exceed stride=2"):
         StreamingConv(1, 1, kernel_size=2, stride=2)
-    with pytest.raises(SpecError, match="window=2 must exceed stride=2"):
+    with pytest.raises(SpecError, match="window=2 must be a multiple of stride=2 and exceed it"):
         WindowAverage(1, window=2, stride=2)
 
 
