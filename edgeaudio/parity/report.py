@@ -10,10 +10,10 @@ from edgeaudio.card import worst
 
 def render_stages(document: Mapping[str, Any]) -> str:
     """A table for people: one line a stage, the task below, the verdict last."""
-    lines = [f"{'':6s}{'stage':24s}{'compared':>12s}{'outside':>9s}  {'worst':12s}rule"]
+    lines = [f"{'':8s}{'stage':24s}{'compared':>12s}{'outside':>9s}  {'worst':12s}rule"]
     for row in document["stages"]:
         verdict, counts = "ok" if row["passed"] else "FAILED", f"{row['compared']:12,d}{row['mismatches']:9,d}"
-        lines.append(f"{verdict:6s}{row['name']:24s}{counts}  {worst(row):12s}{row['tolerance']}")
+        lines.append(f"{verdict:8s}{row['name']:24s}{counts}  {worst(row):12s}{row['tolerance']}")
     if document.get("task"):
         lines += _task(document["task"])
     lines.append("passed" if document["passed"] else "did not pass")

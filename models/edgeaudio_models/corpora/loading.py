@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeaudio_models.audio_files import Int16, fit_length, read_audio, whole_file
 from edgeaudio_models.corpora.clips import Clip, Corpus
+from edgeaudio_models.errors import CorpusError
 
 CACHE_FORMAT = 1
 """Part of every key; raise it when decoding, resampling or padding changes."""
@@ -51,6 +52,7 @@ def load_waveforms(
 
     Raises:
         AudioError: A clip cannot be decoded, has several channels, or another rate with ``resample=False``.
+        CorpusError: The cache cannot be written.
     """
     chosen = clips.clips if isinstance(clips, Corpus) else tuple(clips)
     cached = None
@@ -99,5 +101,9 @@ def _read_cached(path: Path, *, shape: tuple[int, int]) -> Int16 | None:
 
 
 def _write_cached(path: Path, array: Int16) -> None:
-    with whole_file(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array)
+    try:
+        with whole_file(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, array)
+    except OSError as error:
+        remedy = "free space or choose another cache folder"
+        raise CorpusError(f"{path}: the cache of decoded clips cannot be written ({error}); {remedy}") from error

@@ -36,7 +36,7 @@ def open_manifest(folder: Path) -> Corpus:
     """Read ``folder/manifest.csv``.
 
     Raises:
-        CorpusError: No manifest, not CSV, a missing column, an unknown split, or a path that leaves the folder or is not there.
+        CorpusError: No manifest, not CSV, a missing column, an unknown split, or a path that leaves the folder.
     """
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
