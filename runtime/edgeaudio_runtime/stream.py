@@ -45,6 +45,7 @@ class LogitStream:
         )
         self._quantize = Quantizer(signature.input_quant, ndim=2)
         self._session = program.session()
+        self._no_codes: Codes = self._session.run(self._quantize(np.empty((0, spec.n_features), dtype=np.float32)))
 
     def process(self, samples: Samples) -> tuple[Codes, Features]:
         """Take the next samples, any number of them.
@@ -73,6 +74,8 @@ class LogitStream:
         self._session.reset()
 
     def _run(self, features: Features) -> tuple[Codes, Features]:
+        if not len(features):  # as with most chunks that are shorter than a step
+            return self._no_codes, features
         return self._session.run(self._quantize(features)), features
 
 
