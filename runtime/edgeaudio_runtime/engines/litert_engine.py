@@ -123,6 +123,9 @@ class LiteRtSession:
         signature = self._signature
         n_steps, n_frames, n_outputs = check_codes(codes, signature), signature.step_frames, signature.outputs_per_step
         logits = np.empty((n_steps * n_outputs, signature.n_labels), self._logits_dtype)
+        if n_steps == 1:  # the usual call, without slices
+            self._step(codes, logits)
+            return logits
         for i in range(n_steps):
             self._step(codes[i * n_frames : (i + 1) * n_frames], logits[i * n_outputs : (i + 1) * n_outputs])
         return logits
