@@ -8,9 +8,9 @@ is its streaming form. What differs from them, and why:
 - a relu between depthwise and pointwise: one more non-linearity that costs nothing when fused;
 - a dense first convolution of stride 2 (they: depthwise-separable, stride 1) and no dilated 1x1 tail: the frame rate
   is halved where it is cheapest;
-- the classifier reads every internal frame and its logits are averaged over a sliding window of one second, one vector a step,
-  instead of classifying the average of a whole clip. Both are linear, so on a full window the order changes nothing, but the
-  state to carry is ``n_labels`` wide instead of ``channels``.
+- the classifier reads every internal frame and its logits are averaged in a sliding window of one second, one vector a
+  step, instead of classifying the average of a whole clip. Both are linear, so on a full window the order changes
+  nothing, but the state to carry is ``n_labels`` wide instead of ``channels``.
 """
 
 from __future__ import annotations

@@ -104,10 +104,10 @@ class ResidualBlock(nn.Module):
 
 
 class WindowAverage(nn.Module):
-    """Mean over the last ``window`` frames, once every ``stride`` frames, in two stages: of each step, then of the steps.
+    """Mean over the last ``window`` frames, once every ``stride`` frames: the mean of each step, then that of steps.
 
-    Only the means of the steps are carried: FIFO -> depthwise conv1d of equal weights. As a convolution the int8 mean is
-    exact in every engine, which AVERAGE_POOL is not, and up to 25 taps are one fast kernel, which a whole window is not.
+    Only the means of the steps are carried: FIFO -> depthwise conv1d of equal weights. As a convolution the int8 mean
+    is exact in every engine, which AVERAGE_POOL is not; up to 25 taps are one fast kernel, a whole window is not.
     """
 
     def __init__(self, channels: int, *, window: int, stride: int) -> None:
