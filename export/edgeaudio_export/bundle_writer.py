@@ -113,7 +113,7 @@ def _write_golden(directory: Path, contents: BundleContents) -> list[str]:
     features = compute_features(contents.features, pcm, multiple_of=graph.step_frames)
     assert graph.input_tensor.quant is not None
     codes = quantize(features, graph.input_tensor.quant)
-    logits = NumpyProgram(graph).session().run(codes)
+    logits = NumpyProgram(graph).session().run(codes).astype(np.int8)
     stream = AudioStream(open_bundle(directory), engine="numpy")
     events = [event.to_dict() for event in (*stream.process(pcm), *stream.flush())]
     golden = Golden(

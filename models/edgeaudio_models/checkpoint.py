@@ -21,10 +21,21 @@ from edgeaudio_runtime.staging import recover, staged_directory
 
 SCHEMA_VERSION = 1
 DESCRIPTION, WEIGHTS, RECIPE = "checkpoint.json", "weights.safetensors", "recipe.toml"
-_FIELDS = frozenset({
-    "schema_version", "name", "task", "architecture", "config", "labels", "features", "features_hash", "window_frames",
-    "metrics", "provenance",
-})
+_FIELDS = frozenset(
+    {
+        "schema_version",
+        "name",
+        "task",
+        "architecture",
+        "config",
+        "labels",
+        "features",
+        "features_hash",
+        "window_frames",
+        "metrics",
+        "provenance",
+    }
+)
 
 
 class CheckpointError(EdgeAudioError):
@@ -59,7 +70,7 @@ class Checkpoint:
 
     @property
     def task(self) -> str:
-        """"keyword" or "ctc"."""
+        """Either "keyword" or "ctc"."""
         return self.recipe.task
 
     @property
@@ -76,10 +87,16 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, force: bool = F
         OutputError: ``path`` exists and ``force`` is false.
     """
     description = {
-        "schema_version": SCHEMA_VERSION, "name": checkpoint.name, "task": checkpoint.task,
-        "architecture": checkpoint.architecture, "config": dict(checkpoint.config), "labels": list(checkpoint.labels),
-        "features": checkpoint.features.to_dict(), "features_hash": checkpoint.features.hash,
-        "window_frames": checkpoint.window_frames, "metrics": dict(checkpoint.metrics),
+        "schema_version": SCHEMA_VERSION,
+        "name": checkpoint.name,
+        "task": checkpoint.task,
+        "architecture": checkpoint.architecture,
+        "config": dict(checkpoint.config),
+        "labels": list(checkpoint.labels),
+        "features": checkpoint.features.to_dict(),
+        "features_hash": checkpoint.features.hash,
+        "window_frames": checkpoint.window_frames,
+        "metrics": dict(checkpoint.metrics),
         "provenance": dict(checkpoint.provenance),
     }
     weights = {name: tensor.detach().contiguous() for name, tensor in checkpoint.module.state_dict().items()}
@@ -111,9 +128,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{folder}: {stated}; the checkpoint was altered, train or fetch it again")
     _load_weights(module, folder / WEIGHTS)
     return Checkpoint(
-        architecture=description["architecture"], config=description["config"], module=module.eval(),
-        labels=tuple(description["labels"]), features=features, recipe=recipe,
-        metrics=description["metrics"], provenance=description["provenance"],
+        architecture=description["architecture"],
+        config=description["config"],
+        module=module.eval(),
+        labels=tuple(description["labels"]),
+        features=features,
+        recipe=recipe,
+        metrics=description["metrics"],
+        provenance=description["provenance"],
     )
 
 
@@ -147,8 +169,13 @@ def _load_weights(module: StreamingModule, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing or unreadable; fetch or train the checkpoint again") from error
     expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    wrong = sorted({name for name in {*expected, *weights}
-                    if name not in weights or name not in expected or weights[name].shape != expected[name]})
+    wrong = sorted(
+        {
+            name
+            for name in {*expected, *weights}
+            if name not in weights or name not in expected or weights[name].shape != expected[name]
+        }
+    )
     if wrong:
         raise CheckpointError(f"{path}: tensors {wrong[:3]} are missing, unknown or of another shape than config says")
     module.load_state_dict(weights)

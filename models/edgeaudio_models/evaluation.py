@@ -37,11 +37,14 @@ def keyword_metrics(predicted: Tensor, label_indices: Tensor, labels: Sequence[s
     right = (predicted == label_indices).to(torch.float64)
     share = {
         label: float(right[label_indices == index].mean())
-        for index, label in enumerate(labels) if bool((label_indices == index).any())
+        for index, label in enumerate(labels)
+        if bool((label_indices == index).any())
     }
     return KeywordMetrics(
-        accuracy=float(right.mean()), macro_accuracy=sum(share.values()) / len(share),
-        label_accuracy=share, n_clips=len(right),
+        accuracy=float(right.mean()),
+        macro_accuracy=sum(share.values()) / len(share),
+        label_accuracy=share,
+        n_clips=len(right),
     )
 
 
@@ -62,7 +65,11 @@ def clip_features(front_end: FrontEnd, waveforms: Tensor) -> Tensor:
 
 @torch.no_grad()
 def string_error_rate(
-    module: StreamingModule, front_end: FrontEnd, strings: Strings, *, outputs_of: Callable[[Tensor], Tensor],
+    module: StreamingModule,
+    front_end: FrontEnd,
+    strings: Strings,
+    *,
+    outputs_of: Callable[[Tensor], Tensor],
 ) -> float:
     """Edits per label of greedy decoding over ``strings``; ``outputs_of`` maps samples to outputs, int64 both."""
     module.eval()

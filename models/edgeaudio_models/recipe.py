@@ -187,7 +187,7 @@ class Recipe:
 
     @property
     def task(self) -> str:
-        """ "keyword" or "ctc"."""
+        """Either "keyword" or "ctc"."""
         return architecture(self.model.architecture).task
 
 

@@ -61,7 +61,12 @@ Progress = Callable[[TrainingProgress], None]
 
 
 def train(
-    recipe: Recipe, data: TrainingData, output_dir: str | Path, *, resume: bool = True, force: bool = False,
+    recipe: Recipe,
+    data: TrainingData,
+    output_dir: str | Path,
+    *,
+    resume: bool = True,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Train ``recipe`` on ``data`` and leave ``output_dir/checkpoint``.
@@ -109,9 +114,16 @@ class _Run:
         self.recipe = recipe
         self.spec = spec
         self.provenance = dict(data.provenance)
-        self.config = config_values(architecture_config(recipe.model.architecture, {
-            **recipe.model.parameters, "n_features": spec.n_features, "n_labels": len(recipe.corpus.labels),
-        }))
+        self.config = config_values(
+            architecture_config(
+                recipe.model.architecture,
+                {
+                    **recipe.model.parameters,
+                    "n_features": spec.n_features,
+                    "n_labels": len(recipe.corpus.labels),
+                },
+            )
+        )
         self.module = _fresh_module(recipe, self.config)
         front_end = TorchFrontEnd(spec, multiple_of=self.module.step_frames)
         self.task: TrainingTask = TASKS[recipe.task](recipe, data, front_end)
@@ -166,16 +178,25 @@ class _Run:
     def _progress(self, step: int, loss: float, score: float | None) -> TrainingProgress:
         epochs = self.recipe.training.epochs
         return TrainingProgress(
-            epoch=self.epoch + 1, epochs=epochs, step=self.epoch * self.steps_per_epoch + step,
-            steps=epochs * self.steps_per_epoch, loss=loss, score=score, best=self.best["score"],
+            epoch=self.epoch + 1,
+            epochs=epochs,
+            step=self.epoch * self.steps_per_epoch + step,
+            steps=epochs * self.steps_per_epoch,
+            loss=loss,
+            score=score,
+            best=self.best["score"],
             seconds=time.monotonic() - self.started,
         )
 
     def state(self) -> dict[str, Any]:
         return {
-            "run": self.identity, "epoch": self.epoch, "module": dict(self.module.state_dict()),
-            "optimizer": self.optimizer.state_dict(), "average": dict(self.average.module.state_dict()),
-            "updates": self.average.updates, "best": self.best,
+            "run": self.identity,
+            "epoch": self.epoch,
+            "module": dict(self.module.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "average": dict(self.average.module.state_dict()),
+            "updates": self.average.updates,
+            "best": self.best,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -190,9 +211,14 @@ class _Run:
         module.load_state_dict(self.best["weights"])
         chosen = {**self.best["metrics"], "epoch": self.best["epoch"], "chosen_by": self.task.metric}
         return Checkpoint(
-            architecture=self.recipe.model.architecture, config=self.config, module=module,
-            labels=self.recipe.corpus.labels, features=self.spec, recipe=self.recipe,
-            metrics={"validation": chosen}, provenance=self.provenance,
+            architecture=self.recipe.model.architecture,
+            config=self.config,
+            module=module,
+            labels=self.recipe.corpus.labels,
+            features=self.spec,
+            recipe=self.recipe,
+            metrics={"validation": chosen},
+            provenance=self.provenance,
         )
 
 

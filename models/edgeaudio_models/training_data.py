@@ -68,7 +68,10 @@ class TrainingData:
         """Hex digest over every clip and label: two runs on equal data are the same run."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (
-            self.train.waveforms, self.train.label_indices, self.validation.waveforms, self.validation.label_indices,
+            self.train.waveforms,
+            self.train.label_indices,
+            self.validation.waveforms,
+            self.validation.label_indices,
             np.zeros(0, np.int16) if self.noise is None else self.noise,
         ):
             digest.update(f"{array.dtype}{array.shape}".encode())

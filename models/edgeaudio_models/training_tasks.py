@@ -82,8 +82,12 @@ class KeywordTask(TrainingTask):
         """See :meth:`TrainingTask.loss`."""
         wanted = self.label_indices[chosen]
         streams = keyword_batch(
-            self.waveforms[chosen].to(torch.float32) / 32768.0, silent=wanted == self.silence_index,
-            recipe=self.recipe, sample_rate=self.sample_rate, bed=self.bed, generator=generator,
+            self.waveforms[chosen].to(torch.float32) / 32768.0,
+            silent=wanted == self.silence_index,
+            recipe=self.recipe,
+            sample_rate=self.sample_rate,
+            bed=self.bed,
+            generator=generator,
         )
         logits = self._logits(module, streams, generator)
         return keyword_loss(logits, wanted, label_smoothing=self.recipe.training.label_smoothing)
@@ -93,8 +97,10 @@ class KeywordTask(TrainingTask):
         predicted = last_logits(module, self.validation_features).argmax(dim=1)
         metrics = keyword_metrics(predicted, self.validation_labels, self.recipe.corpus.labels)
         return {
-            "accuracy": metrics.accuracy, "macro_accuracy": metrics.macro_accuracy,
-            "label_accuracy": metrics.label_accuracy, "n_clips": metrics.n_clips,
+            "accuracy": metrics.accuracy,
+            "macro_accuracy": metrics.macro_accuracy,
+            "label_accuracy": metrics.label_accuracy,
+            "n_clips": metrics.n_clips,
         }
 
 
@@ -112,16 +118,27 @@ class CtcTask(TrainingTask):
     def _validation_strings(self, examples: Examples) -> Strings:
         clips, spans = _trimmed(examples)
         return join_strings(
-            clips, spans, torch.from_numpy(examples.label_indices), n_strings=VALIDATION_STRINGS, recipe=self.recipe,
-            sample_rate=self.sample_rate, pool=torch.arange(len(examples)),
+            clips,
+            spans,
+            torch.from_numpy(examples.label_indices),
+            n_strings=VALIDATION_STRINGS,
+            recipe=self.recipe,
+            sample_rate=self.sample_rate,
+            pool=torch.arange(len(examples)),
             generator=torch.Generator().manual_seed(self.recipe.training.seed),
         )
 
     def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
         """See :meth:`TrainingTask.loss`; ``chosen`` is the pool that the words of the strings are drawn from."""
         strings = join_strings(
-            self.clips, self.spans, self.label_indices, n_strings=len(chosen), recipe=self.recipe,
-            sample_rate=self.sample_rate, pool=chosen, generator=generator,
+            self.clips,
+            self.spans,
+            self.label_indices,
+            n_strings=len(chosen),
+            recipe=self.recipe,
+            sample_rate=self.sample_rate,
+            pool=chosen,
+            generator=generator,
         )
         limit = self.recipe.context.max_rate_change
         # Faster only: slower would push the first and last word over the ends.
@@ -140,7 +157,9 @@ class CtcTask(TrainingTask):
     def evaluate(self, module: StreamingModule) -> dict[str, Any]:
         """See :meth:`TrainingTask.evaluate`."""
         rate = string_error_rate(
-            module, self.front_end, self.validation,
+            module,
+            self.front_end,
+            self.validation,
             outputs_of=lambda n_samples: self._n_outputs(n_samples, module),
         )
         return {"label_error_rate": rate, "label_correctness": 1.0 - rate, "n_strings": VALIDATION_STRINGS}

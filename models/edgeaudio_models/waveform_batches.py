@@ -53,7 +53,13 @@ def change_rate(waveforms: Tensor, factor: float) -> Tensor:
 
 
 def keyword_batch(
-    clips: Tensor, *, silent: Tensor, recipe: Recipe, sample_rate: int, bed: Tensor, generator: torch.Generator,
+    clips: Tensor,
+    *,
+    silent: Tensor,
+    recipe: Recipe,
+    sample_rate: int,
+    bed: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
     """Vary clips and put them at the end of a stream.
 
@@ -145,8 +151,15 @@ def voiced_spans(waveforms: Tensor) -> Tensor:
 
 
 def join_strings(
-    waveforms: Tensor, spans: Tensor, label_indices: Tensor, *, n_strings: int, recipe: Recipe, sample_rate: int,
-    pool: Tensor, generator: torch.Generator,
+    waveforms: Tensor,
+    spans: Tensor,
+    label_indices: Tensor,
+    *,
+    n_strings: int,
+    recipe: Recipe,
+    sample_rate: int,
+    pool: Tensor,
+    generator: torch.Generator,
 ) -> Strings:
     """Join random clips to strings with random gaps before, between and after the words.
 
@@ -177,5 +190,6 @@ def join_strings(
     return Strings(
         waveforms=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
         n_samples=torch.tensor([len(row) for row in rows]),
-        targets=torch.cat(targets), target_lengths=counts,
+        targets=torch.cat(targets),
+        target_lengths=counts,
     )

@@ -80,7 +80,7 @@ class Bundle:
 
     @property
     def task(self) -> str:
-        """"keyword" or "ctc"."""
+        """Either "keyword" or "ctc"."""
         return self.manifest.task
 
     @property

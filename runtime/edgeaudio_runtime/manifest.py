@@ -193,8 +193,10 @@ class Quantization:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {
-            "backend": self.backend, "method": self.method,
-            "calibration": dict(self.calibration), "requantization": self.requantization,
+            "backend": self.backend,
+            "method": self.method,
+            "calibration": dict(self.calibration),
+            "requantization": self.requantization,
         }
 
     @classmethod

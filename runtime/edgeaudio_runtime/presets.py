@@ -65,23 +65,27 @@ LIBROSA_DB = MelSpec(
 )  # fmt: skip
 """librosa's ``power_to_db(melspectrogram(y=y, sr=16000))``; the fixed floor -55 dB stands for "maximum - 80 dB"."""
 
-PRESETS: Mapping[str, FeatureSpec] = MappingProxyType({
-    "log_mel": LOG_MEL,
-    "kaldi80": KALDI80,
-    "tf_mfcc_kws": TF_MFCC_KWS,
-    "mlperf_tiny_kws": MLPERF_TINY_KWS,
-    "mlperf_streaming_wakeword": MLPERF_STREAMING_WAKEWORD,
-    "whisper80": WHISPER80,
-    "librosa_db": LIBROSA_DB,
-})
+PRESETS: Mapping[str, FeatureSpec] = MappingProxyType(
+    {
+        "log_mel": LOG_MEL,
+        "kaldi80": KALDI80,
+        "tf_mfcc_kws": TF_MFCC_KWS,
+        "mlperf_tiny_kws": MLPERF_TINY_KWS,
+        "mlperf_streaming_wakeword": MLPERF_STREAMING_WAKEWORD,
+        "whisper80": WHISPER80,
+        "librosa_db": LIBROSA_DB,
+    }
+)
 """Streamable specifications by name."""
 
-WINDOWED_PRESETS: Mapping[str, FeatureSpec] = MappingProxyType({
-    "mlperf_tiny_kws": replace(MLPERF_TINY_KWS, input_scale=1.0, utterance="signed_peak"),
-    "mlperf_streaming_wakeword": replace(MLPERF_STREAMING_WAKEWORD, utterance="centred_peak"),
-    "whisper80": replace(WHISPER80, edge="reflect", clamp_min=None, utterance="dynamic_range", utterance_range=8.0),
-    "librosa_db": replace(LIBROSA_DB, clamp_min=None, utterance="dynamic_range", utterance_range=80.0),
-})
+WINDOWED_PRESETS: Mapping[str, FeatureSpec] = MappingProxyType(
+    {
+        "mlperf_tiny_kws": replace(MLPERF_TINY_KWS, input_scale=1.0, utterance="signed_peak"),
+        "mlperf_streaming_wakeword": replace(MLPERF_STREAMING_WAKEWORD, utterance="centred_peak"),
+        "whisper80": replace(WHISPER80, edge="reflect", clamp_min=None, utterance="dynamic_range", utterance_range=8.0),
+        "librosa_db": replace(LIBROSA_DB, clamp_min=None, utterance="dynamic_range", utterance_range=80.0),
+    }
+)
 """The originals that look at the whole recording, by the name of their streamable substitute."""
 
 

@@ -44,7 +44,11 @@ def test_the_certificate_passed_and_covers_the_bundle(workplace: Path) -> None:
     assert proof["passed"] is True
     assert {entry["path"] for entry in manifest["artifacts"]} < set(proof["covers"])
     exact = {s["name"]: s for s in proof["stages"] if s["name"].startswith(("engine", "streaming"))}
-    assert {name for name in exact if name.startswith("engine")} == {"engine numpy", "engine onnxruntime", "engine litert"}
+    assert {name for name in exact if name.startswith("engine")} == {
+        "engine numpy",
+        "engine onnxruntime",
+        "engine litert",
+    }
     assert all(stage["mismatches"] == 0 and stage["compared"] >= 50_000 for stage in exact.values())
 
 

@@ -76,7 +76,9 @@ def tones(n: int, labels: tuple[int, ...], *, seed: int) -> Examples:
 
 
 DATA = TrainingData(
-    train=tones(24, (0, 1, 2), seed=1), validation=tones(12, (0, 1, 2), seed=2), provenance={"sources": ["tones"]},
+    train=tones(24, (0, 1, 2), seed=1),
+    validation=tones(12, (0, 1, 2), seed=2),
+    provenance={"sources": ["tones"]},
 )
 WORDS = TrainingData(train=tones(16, (1, 2, 3), seed=1), validation=tones(6, (1, 2, 3), seed=2))
 
@@ -213,9 +215,17 @@ def test_a_finished_checkpoint_is_not_overwritten_unasked(tmp_path: Path) -> Non
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
-    wild = replace(KEYWORD, training=replace(
-        KEYWORD.training, learning_rate=1e30, schedule="warmup_cosine", warmup=0.0, epochs=20, max_gradient_norm=1e30,
-    ))
+    wild = replace(
+        KEYWORD,
+        training=replace(
+            KEYWORD.training,
+            learning_rate=1e30,
+            schedule="warmup_cosine",
+            warmup=0.0,
+            epochs=20,
+            max_gradient_norm=1e30,
+        ),
+    )
     with pytest.raises(TrainingError, match=r"loss=(nan|inf) at step \d+; lower training\.learning_rate=1e\+30"):
         train(wild, DATA, tmp_path)
     assert not (tmp_path / "checkpoint").exists()
@@ -252,8 +262,14 @@ def overfit(recipe: Recipe, steps: int) -> tuple[list[list[int]], list[list[int]
     words = tones(6, (1, 2, 3), seed=4)
     clips = torch.from_numpy(words.waveforms).float() / 32768
     strings = join_strings(
-        clips, voiced_spans(clips), torch.from_numpy(words.label_indices), n_strings=5, recipe=recipe,
-        sample_rate=16000, pool=torch.arange(6), generator=torch.Generator().manual_seed(1),
+        clips,
+        voiced_spans(clips),
+        torch.from_numpy(words.label_indices),
+        n_strings=5,
+        recipe=recipe,
+        sample_rate=16000,
+        pool=torch.arange(6),
+        generator=torch.Generator().manual_seed(1),
     )
     features = TorchFrontEnd(PRESETS["log_mel"], multiple_of=4)(strings.waveforms)
     module = build_module("ctc_net", {**recipe.model.parameters, "n_features": 40, "n_labels": 4})

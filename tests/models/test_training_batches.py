@@ -141,12 +141,18 @@ def test_strings_hold_the_words_and_gaps_that_their_targets_say() -> None:
     clips[0, :160], clips[1, 160:] = 0.25, 0.5
     wanted = recipe(min_words=2, max_words=3, max_gap_seconds=0.1)
     strings = join_strings(
-        clips, voiced_spans(clips), torch.tensor([1, 2]), n_strings=20, recipe=wanted, sample_rate=RATE,
-        pool=torch.arange(2), generator=generator(),
+        clips,
+        voiced_spans(clips),
+        torch.tensor([1, 2]),
+        n_strings=20,
+        recipe=wanted,
+        sample_rate=RATE,
+        pool=torch.arange(2),
+        generator=generator(),
     )
     assert set(strings.target_lengths.tolist()) == {2, 3}
     for row, length, reference in zip(strings.waveforms, strings.n_samples, strings.references(), strict=True):
-        assert not bool(row[int(length):].any())
+        assert not bool(row[int(length) :].any())
         samples = row[row > 0]
         assert samples[::160].tolist() == [{1: 0.25, 2: 0.5}[label] for label in reference]
         assert len(samples) == 160 * len(reference)

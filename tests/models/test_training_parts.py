@@ -72,9 +72,15 @@ def test_labels_are_drawn_as_the_balance_says(balance: float, shares: tuple[floa
     weights = sampling_weights(label_indices, ("a", "b", "absent"), recipe)
     assert float(weights[:20].sum()) == pytest.approx(shares[0])
     assert float(weights[20:].sum()) == pytest.approx(shares[1])
-    weighted = sampling_weights(label_indices, ("a", "b"), TrainingRecipe(
-        epochs=1, class_balance=balance, label_weights={"b": 3.0},
-    ))
+    weighted = sampling_weights(
+        label_indices,
+        ("a", "b"),
+        TrainingRecipe(
+            epochs=1,
+            class_balance=balance,
+            label_weights={"b": 3.0},
+        ),
+    )
     total = shares[0] + 3 * shares[1]
     assert float(weighted[20:].sum()) == pytest.approx(3 * shares[1] / total)
 
@@ -125,8 +131,15 @@ def test_greedy_decoding_merges_repeats_and_drops_blanks(path: tuple[int, ...]) 
 
 @pytest.mark.parametrize(
     ("reference", "hypothesis", "edits"),
-    [([], [], 0), ([1, 2, 3], [], 3), ([], [1], 1), ([1, 2, 3], [1, 3], 1), ([1, 2], [2, 1], 2), ([1], [2], 1),
-     (list(b"kitten"), list(b"sitting"), 3)],
+    [
+        ([], [], 0),
+        ([1, 2, 3], [], 3),
+        ([], [1], 1),
+        ([1, 2, 3], [1, 3], 1),
+        ([1, 2], [2, 1], 2),
+        ([1], [2], 1),
+        (list(b"kitten"), list(b"sitting"), 3),
+    ],
 )
 def test_edit_distances_are_the_known_ones(reference: list[int], hypothesis: list[int], edits: int) -> None:
     assert edit_distance(reference, hypothesis) == edits

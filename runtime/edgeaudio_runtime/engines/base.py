@@ -54,7 +54,7 @@ class Program(Protocol):
 
     @property
     def engine(self) -> str:
-        """ "numpy", "onnxruntime" or "litert"."""
+        """One of "numpy", "onnxruntime" and "litert"."""
         ...
 
     @property

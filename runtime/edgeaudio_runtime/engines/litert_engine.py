@@ -58,12 +58,12 @@ class LiteRtProgram:
 
     @property
     def engine(self) -> str:
-        """ "litert"."""
+        """Always "litert"."""
         return "litert"
 
     @property
     def numerics(self) -> Numerics:
-        """ "fp32" for the default kernels of ai_edge_litert on x86-64 and aarch64, else "unspecified"."""
+        """Numerics "fp32" for the default kernels of ai_edge_litert on x86-64 and aarch64, else "unspecified"."""
         known = self._module.__name__.startswith("ai_edge_litert") and platform.machine() in _FP32_MACHINES
         return "fp32" if known and self.kernels == "default" else "unspecified"
 

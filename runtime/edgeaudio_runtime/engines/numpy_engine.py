@@ -40,7 +40,7 @@ class NumpyProgram:
 
     @property
     def engine(self) -> str:
-        """ "numpy"."""
+        """Always "numpy"."""
         return "numpy"
 
     @property

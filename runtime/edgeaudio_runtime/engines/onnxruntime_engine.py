@@ -49,12 +49,12 @@ class OnnxRuntimeProgram:
 
     @property
     def engine(self) -> str:
-        """ "onnxruntime"."""
+        """Always "onnxruntime"."""
         return "onnxruntime"
 
     @property
     def numerics(self) -> Numerics:
-        """ "fp32"."""
+        """Always "fp32"."""
         return "fp32"
 
     @property
