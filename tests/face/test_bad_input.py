@@ -16,7 +16,7 @@ import torch
 
 from edgeaudio_runtime.cli import main as run_device
 
-pytestmark = [pytest.mark.xdist_group("face"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 PROGRESS = ("training ", "epoch ", "quantizing ", "climbing ", "compared: ")
 """How lines begin that tell of work before the error; all else on stderr is the error."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.xdist_group("face"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 STAGE_FIELDS = {"name", "reference", "candidate", "compared", "mismatches", "tolerance", "passed"}
 """Of every rung, beside the deviations that apply to it."""

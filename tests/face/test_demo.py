@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 TOLERANCE_S = 0.3
 """What the project promises: a word is reported within 0.3 s of where it was planted."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

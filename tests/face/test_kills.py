@@ -15,7 +15,7 @@ import pytest
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.selftest import self_test
 
-pytestmark = [pytest.mark.xdist_group("face"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 EPOCHS = 6
 LONGEST_WAIT_S = 1.5

@@ -24,7 +24,7 @@ from edgeaudio_runtime.presets import preset
 from edgeaudio_runtime.quantization import quantize
 from edgeaudio_runtime.stream import LogitStream
 
-pytestmark = [pytest.mark.xdist_group("integer parity"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 RATE = 16_000
 SPEC = preset("log_mel")
