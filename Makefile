@@ -18,7 +18,7 @@ help:  ## list the targets
 
 $(VENV)/.stamp: pyproject.toml runtime/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ./runtime -e '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ./runtime -e '.[dev]'
 	touch $@
 
 setup: $(VENV)/.stamp  ## put everything into .venv
