@@ -31,7 +31,7 @@ def run_demo(output: Path, recipe: str) -> bool:
     """
     begin, cache = time.monotonic(), output / "cache"
     output.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(output / "checkpoint", ignore_errors=True)
+    _forget_finished_run(output)
     checkpoint = run_training(recipe, None, output, cache=cache)
     say(f"trained in {time.monotonic() - begin:.0f} s; now quantize, export, prove")
     proof = run_export(output / "checkpoint", output / "bundle", None, cache=cache, force=True)
@@ -45,6 +45,13 @@ def run_demo(output: Path, recipe: str) -> bool:
     click.echo(_comparison(truth, events))
     click.echo(f"{'every' if heard else 'NOT every'} planted word was heard; {time.monotonic() - begin:.0f} s in all")
     return heard and bool(proof["passed"])
+
+
+def _forget_finished_run(output: Path) -> None:
+    """A demo that came to its end begins anew; one that was killed goes on."""
+    if (output / "checkpoint").exists():
+        shutil.rmtree(output / "checkpoint")
+        (output / "training_state.pt").unlink(missing_ok=True)
 
 
 def matches(truth: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> bool:
