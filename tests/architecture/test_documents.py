@@ -26,7 +26,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 def test_every_command_of_the_readme_exists() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(?:^|`|/)edgeaudio ([a-z]+)", text, flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^    |`)edgeaudio ([a-z]+)", text, flags=re.MULTILINE))
     done = subprocess.run(
         [Path(sys.executable).with_name("edgeaudio"), "--help"], capture_output=True, text=True, check=True
     )
