@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from edgeaudio_runtime.bundle import Bundle
-from edgeaudio_runtime.front_end import compute_features
 
 from edgeaudio.parity.float_reference import FloatReference
 from edgeaudio.parity.statistics import TaskResult, compare_decisions
+from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import ParityError
+from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.quantization import quantize
 
 Progress = Callable[[int, int], None]
