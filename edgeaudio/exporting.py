@@ -192,13 +192,14 @@ def _decoding(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    from edgeaudio_models.architectures import count_parameters
     from edgeaudio_models.recipe_text import format_recipe
 
     return {
         **checkpoint.provenance,
         "recipe": format_recipe(checkpoint.recipe),
         "architecture": checkpoint.architecture,
-        "parameters": sum(weight.numel() for weight in checkpoint.module.parameters()),
+        "parameters": count_parameters(checkpoint.module),
         "training_metrics": dict(checkpoint.metrics),
         "edgeaudio": metadata.version("edgeaudio"),
     }

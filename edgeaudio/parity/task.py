@@ -30,15 +30,6 @@ class LabelledClips:
     speakers: tuple[str, ...]
     """Speaker of each clip; empty where unknown."""
 
-    def without(self, label: str) -> LabelledClips:
-        """The clips of every other label."""
-        keep = [i for i, name in enumerate(self.labels) if name != label]
-        return LabelledClips(
-            waveforms=self.waveforms[keep],
-            labels=tuple(self.labels[i] for i in keep),
-            speakers=tuple(self.speakers[i] for i in keep),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScores:
