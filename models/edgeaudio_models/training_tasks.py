@@ -144,7 +144,7 @@ class CtcTask(TrainingTask):
         # Faster only: slower would push the first and last word over the ends.
         factor = 1.0 - limit * float(torch.rand(1, generator=generator))
         streams = change_rate(strings.waveforms, factor) if limit else strings.waveforms
-        streams = add_surroundings(streams, recipe=self.recipe, bed=self.bed, generator=generator)
+        streams = add_surroundings(streams, self.recipe.augmentation, bed=self.bed, generator=generator)
         logits = self._logits(module, streams, generator)
         everything = torch.full_like(strings.n_samples, logits.shape[1])
         return ctc_loss(logits, everything, strings.targets, strings.target_lengths)

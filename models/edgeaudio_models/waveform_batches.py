@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeaudio_models.augmentation import (
+    AugmentationSpec,
     add_noise,
     apply_gain,
     coloured_noise,
@@ -82,7 +83,8 @@ def keyword_batch(
         clips[chosen] = noise_like(clips[chosen], generator=generator, noise=bed)
     has_context = bool(_coins(1, context.probability, generator))
     n_context = min(round(context.seconds * sample_rate), clips.shape[1]) if has_context else 0
-    return add_surroundings(_place(clips, n_context, recipe, generator), recipe=recipe, bed=bed, generator=generator)
+    streams = _place(clips, n_context, recipe, generator)
+    return add_surroundings(streams, recipe.augmentation, bed=bed, generator=generator)
 
 
 def _place(clips: Tensor, n_context: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -98,9 +100,8 @@ def _place(clips: Tensor, n_context: int, recipe: Recipe, generator: torch.Gener
     return cut(streams, draw_integers(n_clips, 0, 2 * shift, generator), n_context + n_samples)
 
 
-def add_surroundings(streams: Tensor, *, recipe: Recipe, bed: Tensor, generator: torch.Generator) -> Tensor:
+def add_surroundings(streams: Tensor, spec: AugmentationSpec, *, bed: Tensor, generator: torch.Generator) -> Tensor:
     """Add noise at an SNR to some streams ``[N, S]``, a gain to all, and clip at full scale."""
-    spec = recipe.augmentation
     chosen = torch.nonzero(_coins(len(streams), spec.noise_probability, generator))[:, 0]
     if len(chosen):
         noise = noise_like(streams[chosen], generator=generator, noise=_long_enough(bed, streams.shape[1]))

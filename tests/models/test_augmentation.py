@@ -11,16 +11,15 @@ from edgeaudio_models.augmentation import (
     AugmentationSpec,
     add_noise,
     apply_gain,
-    augment_waveforms,
     coloured_noise,
     draw_integers,
     draw_mask,
     mask_features,
     mean_square,
     noise_like,
-    shift,
     to_float,
 )
+from edgeaudio_models.waveform_batches import add_surroundings
 from edgeaudio_runtime.errors import SpecError
 
 N_SAMPLES = 4000
@@ -43,6 +42,9 @@ def speech(n_clips: int = 8, *, level: float = 0.1) -> Tensor:
     return torch.randn(n_clips, N_SAMPLES, generator=seeded(99)) * level
 
 
+NOISE = torch.randn(50_000, generator=seeded(5)) * 0.1
+
+
 def rms_db(samples: Tensor) -> np.ndarray:
     return 10 * np.log10((samples.double().numpy() ** 2).mean(axis=-1))
 
@@ -51,15 +53,6 @@ def test_int16_becomes_full_scale_one() -> None:
     samples = to_float(np.array([[0, 16384, -32768]], np.int16))
     assert samples.dtype == torch.float32
     assert samples.tolist() == [[0.0, 0.5, -1.0]]
-
-
-@pytest.mark.parametrize("delay", [0, 1, -1, 7, -1599, 3999, 4000, -9000])
-def test_a_shift_moves_every_sample_by_exactly_that_much(delay: int) -> None:
-    clips = torch.arange(1.0, N_SAMPLES + 1).repeat(2, 1)
-    moved = shift(clips, torch.tensor([delay, 0]))
-    expected = torch.tensor([i - delay + 1 if 0 <= i - delay < N_SAMPLES else 0 for i in range(N_SAMPLES)])
-    torch.testing.assert_close(moved[0], expected.float(), rtol=0, atol=0)
-    torch.testing.assert_close(moved[1], clips[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("gain_db", [-20.0, -6.0, 0.0, 20.0])
@@ -125,54 +118,43 @@ def test_a_recording_shorter_than_the_clips_is_refused() -> None:
 
 def test_nothing_asked_changes_nothing() -> None:
     clips = speech()
-    torch.testing.assert_close(augment_waveforms(clips, QUIET, generator=seeded()), clips, rtol=0, atol=0)
+    heard = add_surroundings(clips, QUIET, bed=NOISE, generator=seeded())
+    torch.testing.assert_close(heard, clips, rtol=0, atol=0)
     features = torch.randn(2, 10, 4)
     torch.testing.assert_close(mask_features(features, QUIET, generator=seeded()), features, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("noise", [None, torch.randn(50_000, generator=seeded(5))])
-def test_the_seed_decides_everything_and_the_input_stays(noise: Tensor | None) -> None:
-    clips, spec = speech(), AugmentationSpec()
+def test_the_seed_decides_everything_and_the_input_stays() -> None:
+    clips = speech()
     before = clips.clone()
     first, again, other = (
-        augment_waveforms(clips, spec, generator=seeded(seed), noise=noise, n_context=500) for seed in (1, 1, 2)
+        add_surroundings(clips, AugmentationSpec(), bed=NOISE, generator=seeded(seed)) for seed in (1, 1, 2)
     )
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     assert not torch.equal(first, other)
     torch.testing.assert_close(clips, before, rtol=0, atol=0)
-    assert first.shape == (8, 500 + N_SAMPLES)
     assert first.abs().max() <= 1.0
 
 
 def test_gains_are_drawn_over_the_whole_range_for_each_clip() -> None:
     clips = speech(400, level=0.001)
     spec = AugmentationSpec(max_shift=0, noise_probability=0.0)
-    gains = rms_db(augment_waveforms(clips, spec, generator=seeded())) - rms_db(clips)
+    gains = rms_db(add_surroundings(clips, spec, bed=NOISE, generator=seeded())) - rms_db(clips)
     assert -20.0 - DB_ERROR <= gains.min() < -19.0
     assert 19.0 < gains.max() <= 20.0 + DB_ERROR
 
 
-def test_noise_comes_to_the_asked_share_at_ratios_in_range_and_also_before_the_clip() -> None:
+def test_noise_comes_to_the_asked_share_at_ratios_in_range() -> None:
     clips = speech(400)
     spec = AugmentationSpec(
         max_shift=0, min_gain_db=0, max_gain_db=0, noise_probability=0.5, min_snr_db=3, max_snr_db=9
     )
-    noisy = augment_waveforms(clips, spec, generator=seeded(), n_context=400)
-    added = noisy - torch.cat([torch.zeros(400, 400), clips], dim=1)
+    added = add_surroundings(clips, spec, bed=NOISE, generator=seeded()) - clips
     touched = added.abs().amax(dim=1) > 0
     assert 0.4 < touched.float().mean() < 0.6  # four standard deviations of a fair coin thrown 400 times
-    assert (noisy[touched, :400].abs().amax(dim=1) > 0).all()
-    context_db = 10 * np.log10((N_SAMPLES + 400) / N_SAMPLES)  # the ratio is over clip and context together
-    ratios = rms_db(clips[touched]) - context_db - rms_db(added[touched])
+    ratios = rms_db(clips[touched]) - rms_db(added[touched])
     assert 3 - 0.05 <= ratios.min() < 4
     assert 8 < ratios.max() <= 9 + 0.05
-
-
-def test_context_is_put_before_the_clip() -> None:
-    clips = speech()
-    with_context = augment_waveforms(clips, QUIET, generator=seeded(), n_context=160)
-    assert not with_context[:, :160].any()
-    torch.testing.assert_close(with_context[:, 160:], clips, rtol=0, atol=0)
 
 
 def test_a_mask_is_one_band_of_every_width_up_to_the_widest() -> None:
