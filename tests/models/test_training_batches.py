@@ -94,16 +94,6 @@ def test_the_clips_given_are_not_written_to() -> None:
     assert not bool(clips.any())
 
 
-def test_a_clip_is_shifted_whole_by_every_number_of_samples_up_to_the_largest() -> None:
-    shifted = replace(recipe(), augmentation=replace(recipe().augmentation, max_shift=3))
-    clip = torch.zeros(1, 50)
-    clip[0, 20:23] = torch.tensor([0.1, 0.2, 0.3])
-    streams = batch(clip.repeat(300, 1), shifted)
-    assert set(streams.argmax(dim=1).tolist()) == set(range(19, 26))
-    for row, last in zip(streams, streams.argmax(dim=1).tolist(), strict=True):
-        assert torch.equal(row[last - 2 : last + 1], clip[0, 20:23])
-
-
 def test_the_same_seed_gives_the_same_batch() -> None:
     varied = recipe(probability=0.5, max_rate_change=0.1)
     varied = replace(varied, augmentation=replace(varied.augmentation, noise_probability=1.0, max_shift=50))
