@@ -71,9 +71,9 @@ def export_bundle(
         The certificate; the bundle is written even if it did not pass, so that it can be looked into.
     """
     refuse_overwrite(target, force=force)
-    quantized = _quantize(checkpoint, training, choices)
+    quantized = quantize_checkpoint(checkpoint, training, choices)
     with staged_directory(target, force=force) as staged:
-        _write(staged, checkpoint, quantized)
+        write_quantized(staged, checkpoint, quantized)
         bundle = open_bundle(staged)
         say("climbing the parity ladder")
         side = torch_side(checkpoint, simulation=quantized.simulate)
@@ -118,7 +118,8 @@ def torch_side(checkpoint: Checkpoint, *, simulation: Any = None) -> TorchSide:
     return TorchSide(offline=offline, streaming=streaming, simulation=simulation)
 
 
-def _quantize(checkpoint: Checkpoint, training: Examples, choices: ExportChoices) -> QuantizedNetwork:
+def quantize_checkpoint(checkpoint: Checkpoint, training: Examples, choices: ExportChoices) -> QuantizedNetwork:
+    """Calibrate a checkpoint on some of its training clips and quantize it as chosen."""
     from edgeaudio_export.calibration import CalibrationSpec
     from edgeaudio_export.quantize import quantize_network
 
@@ -142,7 +143,8 @@ def _quantize(checkpoint: Checkpoint, training: Examples, choices: ExportChoices
         )
 
 
-def _write(directory: Path, checkpoint: Checkpoint, quantized: QuantizedNetwork) -> None:
+def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: QuantizedNetwork) -> None:
+    """Fill an empty directory with the bundle of a quantized checkpoint; nothing is proven yet."""
     from edgeaudio_export.bundle_writer import BundleContents, write_bundle
     from edgeaudio_models.corpora import BACKGROUND_LABELS
 

@@ -25,10 +25,10 @@ CHUNKS_MS = (10, 100)
 def benchmark(path: Path, *, rounds: int = 40) -> dict[str, Any]:
     """Time front end, engines and the whole pipeline of a bundle; see README for the meaning of each figure."""
     bundle = open_bundle(path)
-    audio = _speech_like_audio(bundle.features.sample_rate)
+    audio = speech_like_audio(bundle.features.sample_rate)
     engines = bundle.engines()
     front_end = time_side_by_side(_front_end_contenders(bundle, audio), rounds=rounds)
-    network = time_side_by_side(_engine_contenders(bundle, engines, audio), rounds=rounds)
+    network = time_side_by_side(engine_contenders(bundle, engines, audio), rounds=rounds)
     pipeline = time_side_by_side(_pipeline_contenders(bundle, engines, audio), rounds=rounds)
     return {
         "bundle": bundle.manifest.name,
@@ -62,7 +62,7 @@ def _ratios(timings: dict[str, Timing]) -> dict[str, float]:
     }
 
 
-def _speech_like_audio(sample_rate: int, seconds: int = 10) -> npt.NDArray[np.int16]:
+def speech_like_audio(sample_rate: int, seconds: int = 10) -> npt.NDArray[np.int16]:
     """Noise under a syllable-rate envelope; timing does not depend on what is said."""
     generator = np.random.default_rng(0)
     time = np.arange(sample_rate * seconds) / sample_rate
@@ -101,7 +101,8 @@ def _pymicro_features(audio: npt.NDArray[np.int16], rate: int) -> dict[str, Cont
     return {"pymicro-features, 10 ms": Contender(call=_pushing(MicroFrontend().process_samples, raw), audio_ms=10)}
 
 
-def _engine_contenders(bundle: Bundle, engines: tuple[str, ...], audio: npt.NDArray[np.int16]) -> dict[str, Contender]:
+def engine_contenders(bundle: Bundle, engines: tuple[str, ...], audio: npt.NDArray[np.int16]) -> dict[str, Contender]:
+    """One network step at a call in each of ``engines``, by its name."""
     network = bundle.manifest.network
     features = FrontEnd(bundle.features).process(audio)
     codes = quantize(features, network.input_quant)
