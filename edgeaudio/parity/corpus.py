@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgeaudio.parity.task import LabelledClips
@@ -31,22 +31,45 @@ def load_labelled_clips(
         CorpusError: No corpus or no such split.
         ParityError: The bundle's task has no clip metric, or no clip has a label of the bundle.
     """
-    from edgeaudio_models.corpora import load_waveforms, open_corpus
-
     if bundle.task != "keyword":
         raise ParityError(f"task={bundle.task!r} has no accuracy on labelled clips; run it without --data")
+    window_frames = bundle.manifest.network.window_frames
+    assert window_frames is not None
+    return clips_of_labels(
+        bundle.labels,
+        folder,
+        sample_rate=bundle.features.sample_rate,
+        n_samples=window_frames * bundle.features.hop_length,
+        split=split,
+        cache=cache,
+        progress=progress,
+    )
+
+
+def clips_of_labels(
+    labels: Sequence[str],
+    folder: Path,
+    *,
+    sample_rate: int,
+    n_samples: int,
+    split: str | None = None,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[LabelledClips, str]:
+    """The same for any set of labels: clips of ``n_samples`` at ``sample_rate`` (Hz)."""
+    from edgeaudio_models.corpora import load_waveforms, open_corpus
+
     corpus = open_corpus(folder)
-    if not set(corpus.labels) & set(bundle.labels):
+    if not set(corpus.labels) & set(labels):
         have = f"{folder}: labels={list(corpus.labels)}"
-        raise ParityError(f"{have} share none with the bundle's {list(bundle.labels)}; give recordings of its labels")
-    corpus = corpus.with_labels(bundle.labels)
+        raise ParityError(f"{have} share none with the bundle's {list(labels)}; give recordings of its labels")
+    corpus = corpus.with_labels(labels)
     if split is None and "test" in corpus.splits:
         split = "test"
     if split is not None:
         corpus = corpus.select(split)
-    rate = bundle.features.sample_rate
-    assert bundle.manifest.network.window_frames is not None
-    n_samples = bundle.manifest.network.window_frames * bundle.features.hop_length
-    waveforms = load_waveforms(corpus, sample_rate=rate, n_samples=n_samples, cache_folder=cache, progress=progress)
-    labels = tuple(clip.label for clip in corpus.clips)
-    return LabelledClips(waveforms=waveforms, labels=labels, speakers=corpus.speakers), split or "all"
+    waveforms = load_waveforms(
+        corpus, sample_rate=sample_rate, n_samples=n_samples, cache_folder=cache, progress=progress
+    )
+    named = tuple(clip.label for clip in corpus.clips)
+    return LabelledClips(waveforms=waveforms, labels=named, speakers=corpus.speakers), split or "all"

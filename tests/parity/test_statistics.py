@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgeaudio.parity.statistics import compare_decisions
+from edgeaudio.parity.statistics import compare_decisions, mcnemar_p
 from edgeaudio_runtime.errors import ParityError
 
 
@@ -46,3 +46,56 @@ def test_nothing_to_compare_is_refused() -> None:
     empty = np.zeros(0, dtype=int)
     with pytest.raises(ParityError, match="0 labels, 0 and 0 decisions, 0 speakers; all four must be one number > 0"):
         compare_decisions(empty, empty, empty, [])
+
+
+def test_discordant_decisions_are_counted_on_both_sides() -> None:
+    truth = np.zeros(10, dtype=int)
+    reference = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1])
+    candidate = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 0])
+    result = compare_decisions(truth, reference, candidate, [""] * 10)
+    assert (result.only_reference, result.only_candidate) == (3, 1)
+    assert result.mcnemar_p == pytest.approx(0.625)  # 2 (C(4,0) + C(4,1)) / 2**4
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "expected"),
+    [(0, 0, 1.0), (5, 0, 0.0625), (0, 5, 0.0625), (10, 10, 1.0), (15, 5, 0.04138946533203125)],
+)
+def test_mcnemar_is_the_exact_sign_test_of_the_discordant_pairs(lost: int, won: int, expected: float) -> None:
+    # (15, 5): 2 * 21700 / 2**20, the sum of C(20, k) for k <= 5
+    assert mcnemar_p(lost, won) == pytest.approx(expected, rel=1e-12)
+
+
+def test_hearings_of_a_clip_add_no_units_to_the_interval() -> None:
+    truth = np.zeros(400, dtype=int)
+    once = (np.arange(400) % 10 == 0).astype(int)
+    result = compare_decisions(truth, truth, once, [""] * 400)
+    repeated = compare_decisions(truth, np.tile(truth[:, None], 16), np.tile(once[:, None], 16), [""] * 400)
+    assert (repeated.n, repeated.n_hearings, repeated.n_speakers) == (400, 16, 400)
+    assert repeated.candidate_ci95 == result.candidate_ci95
+    assert repeated.only_reference == 16 * result.only_reference
+    assert repeated.mcnemar_p == result.mcnemar_p
+
+
+def test_hearings_that_differ_within_clips_narrow_the_interval() -> None:
+    generator = np.random.default_rng(0)
+    truth = np.zeros(500, dtype=int)
+    candidate = (generator.random((500, 16)) < 0.1).astype(int)
+    low, high = compare_decisions(truth, np.zeros((500, 16), dtype=int), candidate, [""] * 500).candidate_ci95
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.1 * 0.9 / 8000), rel=0.1)
+
+
+def test_agreement_has_the_interval_of_its_share() -> None:
+    # Both are wrong on every clip and differ on one in ten: accuracies say nothing, agreement does.
+    truth, reference = np.zeros(1000, dtype=int), np.ones(1000, dtype=int)
+    candidate = 1 + (np.arange(1000) % 10 == 0).astype(int)
+    result = compare_decisions(truth, reference, candidate, [""] * 1000)
+    assert (result.delta, result.ci95, result.agreement) == (0.0, (0.0, 0.0), 0.9)
+    low, high = result.agreement_ci95
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.09 / 1000), rel=0.05)
+
+
+def test_other_numbers_of_hearings_are_refused() -> None:
+    truth = np.zeros(3, dtype=int)
+    with pytest.raises(ParityError, match="16 and 1 hearings of each clip; both must be one number"):
+        compare_decisions(truth, np.zeros((3, 16), dtype=int), truth, [""] * 3)
