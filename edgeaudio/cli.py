@@ -67,6 +67,7 @@ def _missing(error: ModuleNotFoundError) -> str:
         "onnxscript": "torch",
         "nanotts": "synthesis",
         "espeakng_loader": "synthesis",
+        "matplotlib": "plots",
     }.get(name)
     remedy = f"edgeaudio[{extra}]" if extra else name
     return f"{name} is not installed; run: pip install '{remedy}'"

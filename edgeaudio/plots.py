@@ -1,0 +1,237 @@
+"""Plots as inline SVG: the same arguments give the same text; matplotlib is needed only when one is drawn."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeaudio_runtime.errors import SpecError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH_INCHES, HEIGHT_INCHES = 7.2, 3.6
+"""Size of a plot: the width of the text on A4."""
+
+_MARKERS = "osD^vXP*"
+_STYLE: dict[str, Any] = {
+    # Without a fixed salt and identifiers the clip paths of an SVG are named at random.
+    "svg.hashsalt": "edgeaudio",
+    # Text stays text: it can be searched, read aloud, and needs no glyphs of its own.
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    # Names of layers are text, whatever signs they hold.
+    "text.parse_math": False,
+}
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+"""Okabe and Ito: told apart with every common colour blindness."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """One line of a plot."""
+
+    name: str
+    """In the legend."""
+    x: Sequence[float]
+    """Abscissae."""
+    y: Sequence[float]
+    """Ordinates, as many."""
+    style: str = "-"
+    """A line style of matplotlib: "-", "--", ":", or "" for points alone."""
+    points: bool = False
+    """Whether each value gets a marker."""
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise SpecError(f"series {self.name!r} has {len(self.x)} x and {len(self.y)} y; give one y for each x")
+
+
+def line_plot(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+) -> str:
+    """Lines over a common axis, with a legend where there is more than one.
+
+    Args:
+        series: Lines, drawn in order.
+        x_label: With its unit.
+        y_label: With its unit.
+        title: Above the plot; empty for none.
+        log_x: Logarithmic abscissa.
+        log_y: Logarithmic ordinate.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+
+    def draw(axes: Axes) -> None:
+        for index, one in enumerate(series):
+            marker = _MARKERS[index % len(_MARKERS)] if one.points or not one.style else ""
+            axes.plot(one.x, one.y, linestyle=one.style, marker=marker, markersize=3.5, linewidth=1.4, label=one.name)
+        if log_x:
+            _make_log(axes, "x")
+        if log_y:
+            _make_log(axes, "y")
+        _legend(axes, len(series))
+
+    return _drawn(draw, x_label=x_label, y_label=y_label, title=title)
+
+
+def histogram_plot(
+    edges: Sequence[float],
+    counts: Sequence[float],
+    *,
+    x_label: str,
+    y_label: str = "count",
+    title: str = "",
+    markers: Mapping[str, Sequence[float]] | None = None,
+    log_y: bool = False,
+) -> str:
+    """A histogram with vertical lines, for instance at the ends of a clip range.
+
+    Args:
+        edges: Ascending bin edges, one more than counts.
+        counts: Height of each bin, in counts or density.
+        x_label: With its unit.
+        y_label: With its unit.
+        title: Above the plot; empty for none.
+        markers: Positions of vertical lines by legend name.
+        log_y: Logarithmic ordinate; empty bins are left out.
+
+    Returns:
+        An ``<svg>`` element.
+
+    Raises:
+        SpecError: There is not one more edge than there are counts.
+    """
+    if len(edges) != len(counts) + 1:
+        raise SpecError(f"edges has {len(edges)} values and counts {len(counts)}; give one more edge than counts")
+    lines = dict(markers or {})
+
+    def draw(axes: Axes) -> None:
+        # The baseline is fixed by hand: on a logarithmic axis there is no zero to stand on.
+        heights = np.asarray(counts, float)
+        positive = heights[heights > 0]
+        base = float(positive.min()) / 2 if log_y and positive.size else 0.0
+        if log_y:
+            _make_log(axes, "y")
+        axes.stairs(np.maximum(heights, base), edges, baseline=base, fill=True, color="#9cc4e0", edgecolor="none")
+        for index, (name, positions) in enumerate(lines.items()):
+            for number, position in enumerate(positions):
+                label = name if number == 0 else None
+                axes.axvline(position, color=f"C{index + 1}", linewidth=1.2, linestyle="--", label=label)
+        _legend(axes, 2 if lines else 1)
+
+    return _drawn(draw, x_label=x_label, y_label=y_label, title=title)
+
+
+def bar_plot(
+    labels: Sequence[str],
+    groups: Mapping[str, Sequence[float]],
+    *,
+    x_label: str,
+    title: str = "",
+    log_x: bool = False,
+) -> str:
+    """Horizontal bars, the first label on top; several groups stand side by side.
+
+    Args:
+        labels: One a bar; long names, as those of layers, have room.
+        groups: Lengths by legend name, one for each label.
+        x_label: With its unit.
+        title: Above the plot; empty for none.
+        log_x: Logarithmic lengths.
+
+    Returns:
+        An ``<svg>`` element, as high as its bars need.
+
+    Raises:
+        SpecError: A group has not one value for each label.
+    """
+    for name, values in groups.items():
+        if len(values) != len(labels):
+            raise SpecError(f"group {name!r} has {len(values)} values for {len(labels)} labels; give one for each")
+
+    def draw(axes: Axes) -> None:
+        positions = np.arange(len(labels), dtype=float)
+        thickness = 0.8 / max(1, len(groups))
+        for index, (name, values) in enumerate(groups.items()):
+            shift = (index - (len(groups) - 1) / 2) * thickness
+            axes.barh(positions + shift, values, height=thickness, label=name)
+        axes.set_yticks(positions, labels)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        if log_x:
+            _make_log(axes, "x")
+        _legend(axes, len(groups))
+
+    height = 0.9 + len(labels) * max(0.2, 0.12 * len(groups))
+    return _drawn(draw, x_label=x_label, y_label="", title=title, height=height)
+
+
+def _drawn(
+    draw: Callable[[Axes], None], *, x_label: str, y_label: str, title: str, height: float = HEIGHT_INCHES
+) -> str:
+    from matplotlib import style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
+
+    buffer = io.StringIO()
+    look: Any = {**_STYLE, "axes.prop_cycle": cycler(color=_COLORS)}
+    # Beginning with the defaults keeps a user's own matplotlibrc out of reports.
+    with style.context(("default", look)):
+        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+        canvas: Any = FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if title:
+            axes.set_title(title, loc="left", fontsize=10)
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue())
+
+
+def _legend(axes: Axes, n_series: int) -> None:
+    if n_series > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+
+
+def _make_log(axes: Axes, which: str) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    # The formatter of matplotlib writes formulas, which are off here.
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _inline(text: str) -> str:
+    """The element alone, with no identifier that another plot on the same page could have."""
+    element = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :].strip(), flags=re.DOTALL)
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", element))
+    prefix = sha256(element.encode()).hexdigest()[:12]
+    element = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", element)
+    return re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", element)
