@@ -121,8 +121,8 @@ class QuantizationRecipe:
             raise ExportError(f"recovery={unknown} must be among {list(RECOVERY_STEPS)}")
         if self.recovery and scheme.mode != "static":
             raise ExportError(
-                f"recovery={list(self.recovery)} does not go with method={self.method!r}, which quantizes no activation; "
-                "leave it out"
+                f"recovery={list(self.recovery)} does not go with method={self.method!r}, which quantizes no "
+                "activation; leave it out"
             )
         if self.layers and scheme.mode != "static":
             raise ExportError(
