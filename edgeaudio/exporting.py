@@ -173,7 +173,7 @@ def _quantization(quantized: QuantizedNetwork) -> Quantization:
         backend=quantized.backend,
         method="static_w8a8",
         calibration={
-            **quantized.calibration.to_dict(),
+            **quantized.calibration.facts().to_dict(),
             "seed": CALIBRATION_SEED,
             "levels_db": list(CALIBRATION_LEVELS_DB),
         },

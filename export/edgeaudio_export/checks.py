@@ -48,24 +48,28 @@ _ATTRIBUTES = ("step_frames", "n_features", "n_labels", "outputs_per_step", "sta
 
 
 def check_streams(network: StreamingNetwork, streams: Sequence[Features]) -> None:
-    """Float32 ``[T, n_features]`` with T a positive multiple of ``step_frames``."""
+    """At least one stream, and the first as :func:`check_stream` demands; the others are checked when they are used."""
     if not streams:
         raise ExportError("streams=[] must hold at least one feature array; calibrate on a few hundred clips")
-    for index, stream in enumerate(streams):
-        if stream.ndim != 2 or stream.shape[1] != network.n_features or stream.dtype != np.float32:
-            raise ExportError(
-                f"streams[{index}] is {stream.dtype}{list(stream.shape)}, must be float32 [T, "
-                f"n_features={network.n_features}]; "
-                "compute it with the feature specification of the network"
-            )
-        if stream.shape[0] == 0 or stream.shape[0] % network.step_frames:
-            raise ExportError(
-                f"streams[{index}] has {stream.shape[0]} frames, must be a positive multiple of "
-                f"step_frames={network.step_frames}; "
-                "flush the front end with multiple_of=step_frames"
-            )
-        if not np.isfinite(stream).all():
-            raise ExportError(f"streams[{index}] holds NaN or infinite features; check the recording and the front end")
+    check_stream(network, streams[0], 0)
+
+
+def check_stream(network: StreamingNetwork, stream: Features, index: int) -> None:
+    """Float32 ``[T, n_features]`` with T a positive multiple of ``step_frames``; ``index`` names it in the error."""
+    if stream.ndim != 2 or stream.shape[1] != network.n_features or stream.dtype != np.float32:
+        raise ExportError(
+            f"streams[{index}] is {stream.dtype}{list(stream.shape)}, must be float32 [T, "
+            f"n_features={network.n_features}]; "
+            "compute it with the feature specification of the network"
+        )
+    if stream.shape[0] == 0 or stream.shape[0] % network.step_frames:
+        raise ExportError(
+            f"streams[{index}] has {stream.shape[0]} frames, must be a positive multiple of "
+            f"step_frames={network.step_frames}; "
+            "flush the front end with multiple_of=step_frames"
+        )
+    if not np.isfinite(stream).all():
+        raise ExportError(f"streams[{index}] holds NaN or infinite features; check the recording and the front end")
 
 
 def check_states(network: StreamingNetwork) -> None:

@@ -1,4 +1,4 @@
-"""Observers of the PT2E flow that wrap the calibration of this package."""
+"""The observer of the PT2E flow for weights; activations need none, their parameters are given."""
 
 from __future__ import annotations
 
@@ -7,30 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeaudio_export.calibration import Method, StreamingHistogram, weight_scales
+from edgeaudio_export.calibration import weight_scales
 from edgeaudio_export.torchao_pt2e import ObserverBase
-
-
-class HistogramObserver(ObserverBase):  # type: ignore[misc]
-    """Counts every activation it is shown; int8, affine, per tensor."""
-
-    def __init__(self, *, histogram: StreamingHistogram, method: Method, dtype: torch.dtype, **scheme: Any) -> None:
-        super().__init__(dtype=dtype)
-        self.histogram = histogram
-        self.method: Method = method
-        self.qscheme = scheme["qscheme"]
-        self.quant_min, self.quant_max = scheme["quant_min"], scheme["quant_max"]
-        self.eps = torch.tensor([torch.finfo(torch.float32).eps])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Observe and pass on."""
-        self.histogram.observe(x.detach().numpy())
-        return x
-
-    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
-        """Scale float32 ``[1]`` and zero point int64 ``[1]``."""
-        params = self.histogram.range(self.method).params()
-        return torch.tensor(params.scale, dtype=torch.float32), torch.tensor([params.zero_point])
 
 
 class PerChannelWeightObserver(ObserverBase):  # type: ignore[misc]

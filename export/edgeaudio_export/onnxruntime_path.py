@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +20,19 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from edgeaudio_export.calibration import CalibrationFacts, CalibrationSpec, StreamingHistogram, weight_scales
+from edgeaudio_export.activation_groups import ActivationGroup
+from edgeaudio_export.calibration import weight_scales
+from edgeaudio_export.calibration.calibrate import Calibration
+from edgeaudio_export.errors import ExportError
 from edgeaudio_export.onnx_rewrites import linear_to_conv
 from edgeaudio_export.onnx_runner import OnnxRunner
 from edgeaudio_export.quiet import quiet_root
-from edgeaudio_export.step_graph import Features, Progress, StepGraph
+from edgeaudio_export.step_graph import Features, StepGraph
 from edgeaudio_export.ties import Ties
 from edgeaudio_runtime.quantization import QuantParams
 
 TIED = frozenset({"Add", "Sub", "Concat", "Slice", "Transpose", "Relu"})
-FIXED = {
-    "Sigmoid": QuantParams(scale=(1 / 256,), zero_point=-128),
-    "Tanh": QuantParams(scale=(1 / 128,), zero_point=0),
-    "Softmax": QuantParams(scale=(1 / 256,), zero_point=-128),
-}
-QUANTIZED = sorted({"Conv", "Mul"} | TIED | set(FIXED))
+QUANTIZED = sorted({"Conv", "Mul", "Sigmoid", "Tanh", "Softmax"} | TIED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +41,6 @@ class OnnxRuntimeResult:
 
     qdq: onnx.ModelProto
     """The model that ONNX Runtime wrote."""
-    facts: CalibrationFacts
-    """How its ranges were found."""
     runner: OnnxRunner
     """The QDQ model, run as it is written."""
 
@@ -55,29 +50,43 @@ class OnnxRuntimeResult:
 
 
 def quantize_with_onnxruntime(
-    step: StepGraph,
-    float_onnx: onnx.ModelProto,
-    streams: Sequence[Features],
-    spec: CalibrationSpec,
-    progress: Progress | None = None,
+    step: StepGraph, float_onnx: onnx.ModelProto, calibration: Calibration
 ) -> OnnxRuntimeResult:
-    """Collect ranges on streams rolled out from reset, then let ONNX Runtime write the QDQ model with them."""
+    """Let ONNX Runtime write the QDQ model with the calibrated parameters."""
     model = linear_to_conv(float_onnx)
     ties = EdgeTies(model)
-    histograms = collect(model, ties, step, streams, spec, progress)
-    ranges = {name: histogram.range(spec.method) for name, histogram in histograms.items()}
-    params = {**{name: found.params() for name, found in ranges.items()}, **ties.fixed}
-    overrides = {edge: [_override(params[ties.leader(edge)])] for edge in ties.edges}
+    groups, params = groups_of_edges(model, ties, step, calibration.groups), calibration.params()
+    overrides = {edge: [_override(params[groups[ties.leader(edge)]])] for edge in ties.edges}
     overrides.update(_weight_overrides(model))
     qdq = _quantize(model, overrides, step)
-    facts = CalibrationFacts(
-        method=spec.method,
-        n_bins=spec.n_bins,
-        clips=len(streams),
-        frames=sum(map(len, streams)),
-        ranges={histograms[leader].name: found for leader, found in ranges.items()},
-    )
-    return OnnxRuntimeResult(qdq=qdq, facts=facts, runner=OnnxRunner(qdq, step.network))
+    return OnnxRuntimeResult(qdq=qdq, runner=OnnxRunner(qdq, step.network))
+
+
+def groups_of_edges(
+    model: onnx.ModelProto, ties: EdgeTies, step: StepGraph, groups: Sequence[ActivationGroup]
+) -> dict[str, str]:
+    """Name of the activation group of every set of tied edges, by the first edge of the set.
+
+    The exporter names an edge after the node of the step graph, only inputs and outputs are named anew.
+
+    Raises:
+        ExportError: A set of edges belongs to no group, or to two.
+    """
+    group_of = {member: group.name for group in groups for member in group.members}
+    boundary = dict(zip((i.name for i in model.graph.input), step.inputs, strict=True))
+    boundary |= zip((o.name for o in model.graph.output), step.outputs, strict=True)
+    found: dict[str, set[str]] = {ties.leader(edge): set() for edge in ties.edges}
+    for edge in ties.edges:
+        node = boundary.get(edge, edge)
+        if node in group_of:
+            found[ties.leader(edge)].add(group_of[node])
+    for leader, names in found.items():
+        if len(names) != 1:
+            raise ExportError(
+                f"edge {leader!r} of the float ONNX model belongs to activation groups {sorted(names)}, must be one; "
+                "this is a fault of the export: please report the network"
+            )
+    return {leader: names.pop() for leader, names in found.items()}
 
 
 class EdgeTies:
@@ -97,8 +106,6 @@ class EdgeTies:
             self._tie(node)
         for before, after in zip(list(graph.input)[1:], list(graph.output)[1:], strict=True):
             self._ties.tie(before.name, after.name)
-        self.unseen = _before_relu(graph)
-        self.fixed = {self.leader(n.output[0]): FIXED[n.op_type] for n in nodes if n.op_type in FIXED}
 
     def _tie(self, node: onnx.NodeProto) -> None:
         if node.op_type in TIED:
@@ -109,49 +116,6 @@ class EdgeTies:
     def leader(self, edge: str) -> str:
         """The first edge of the group."""
         return self._ties.leader(edge)
-
-
-def _before_relu(graph: onnx.GraphProto) -> set[str]:
-    """Edges that a relu alone reads: their codes below the zero point are clamped, so their values do not count."""
-    readers = Counter(name for node in graph.node for name in node.input)
-    outputs = {o.name for o in graph.output}
-    relus = {node.input[0] for node in graph.node if node.op_type == "Relu"}
-    made = {node.output[0] for node in graph.node if node.op_type in ("Conv", "Add", "Sub", "Mul")}
-    return {edge for edge in relus & made if readers[edge] == 1 and edge not in outputs}
-
-
-def collect(
-    model: onnx.ModelProto,
-    ties: EdgeTies,
-    step: StepGraph,
-    streams: Sequence[Features],
-    spec: CalibrationSpec,
-    progress: Progress | None,
-) -> dict[str, StreamingHistogram]:
-    """One histogram for each group of tied edges without fixed parameters, by the first edge of the group."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    known = {o.name for o in model.graph.output}
-    inner = [
-        e
-        for e in ties.edges
-        if e not in known and e not in ties.unseen and e not in {i.name for i in model.graph.input}
-    ]
-    watched.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner)
-    runner = OnnxRunner(watched, step.network)
-    names = dict(zip((i.name for i in model.graph.input), ("features", *step.network.state_names), strict=True))
-    leaders = [leader for leader in map(ties.leader, ties.edges) if leader not in ties.fixed]
-    histograms = {leader: StreamingHistogram(names.get(leader, leader), spec.n_bins) for leader in leaders}
-    total, done = sum(len(s) // step.network.step_frames for s in streams), 0
-    for stream in streams:
-        for values in runner.steps(stream):
-            for name, value in values.items():
-                if ties.leader(name) in histograms:
-                    histograms[ties.leader(name)].observe(value)
-            done += 1
-        if progress is not None:
-            progress(done, total)
-    return histograms
 
 
 def _quantize(model: onnx.ModelProto, overrides: Mapping[str, Any], step: StepGraph) -> onnx.ModelProto:

@@ -19,10 +19,8 @@ BATCH_NORM = "aten.batch_norm.default"
 FREE = frozenset({"aten.mul.Tensor"})
 """Operations whose output has parameters of its own."""
 
-TIED = frozenset(
+MOVING = frozenset(
     {
-        "aten.add.Tensor",
-        "aten.sub.Tensor",
         "aten.cat.default",
         "aten.slice.Tensor",
         "aten.transpose.int",
@@ -31,9 +29,11 @@ TIED = frozenset(
         "aten.clone.default",
         "aten.alias.default",
         "aten.contiguous.default",
-        RELU,
     }
 )
+"""Operations that compute nothing: every value of theirs was a value before."""
+
+TIED = MOVING | {"aten.add.Tensor", "aten.sub.Tensor", RELU}
 """Operations whose inputs and output share scale and zero point: only then are they exact on every engine."""
 
 FIXED: Mapping[str, QuantParams] = MappingProxyType(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgeaudio_export import operations
-from edgeaudio_export.calibration import CalibrationFacts, CalibrationSpec
+from edgeaudio_export.calibration.calibrate import Calibration
 from edgeaudio_export.checks import place
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.float_onnx import to_onnx
@@ -19,11 +18,9 @@ from edgeaudio_export.quantizer import StreamingQuantizer
 from edgeaudio_export.quiet import quiet_torch
 from edgeaudio_export.step_graph import (
     Features,
-    Progress,
     StepGraph,
     add_constant,
     constant,
-    roll_out,
     run_stream,
 )
 from edgeaudio_export.torchao_pt2e import convert_pt2e, prepare_pt2e
@@ -42,41 +39,21 @@ class Pt2eResult:
     """Where it came from."""
     qdq: onnx.ModelProto
     """The same as an ONNX model."""
-    facts: CalibrationFacts
-    """How its ranges were found."""
 
     def simulate(self, features: Features) -> Features:
         """Features ``[T, n_features]`` to dequantized logits ``[T_out, n_labels]``, one stream from reset."""
         return run_stream(self.module, self.step.network, features)
 
 
-def quantize_with_pt2e(
-    step: StepGraph,
-    float_onnx: onnx.ModelProto,
-    streams: Sequence[Features],
-    spec: CalibrationSpec,
-    progress: Progress | None = None,
-) -> Pt2eResult:
-    """Annotate, calibrate on streams rolled out from reset, convert, and export to ONNX."""
-    names = ("features", *step.network.state_names)
-    quantizer = StreamingQuantizer(
-        spec,
-        dict(zip(step.inputs, names, strict=True)),
-        tuple(zip(step.inputs[1:], step.outputs[1:], strict=True)),
-    )
+def quantize_with_pt2e(step: StepGraph, float_onnx: onnx.ModelProto, calibration: Calibration) -> Pt2eResult:
+    """Annotate with the calibrated parameters, convert, and export to ONNX."""
+    quantizer = StreamingQuantizer(calibration.groups, calibration.params())
     with quiet_torch(), torch.no_grad():
         prepared = prepare_pt2e(step.module, quantizer)
-        roll_out(prepared, step.network, streams, batch=spec.batch, progress=progress)
+        prepared(*step.example())  # one pass shows the weights to their observers
         converted = convert_pt2e(prepared)
     round_biases(converted)
-    facts = CalibrationFacts(
-        method=spec.method,
-        n_bins=spec.n_bins,
-        clips=len(streams),
-        frames=sum(map(len, streams)),
-        ranges={name: histogram.range(spec.method) for name, histogram in quantizer.histograms.items()},
-    )
-    return Pt2eResult(module=converted, step=step, qdq=to_onnx(converted, step), facts=facts)
+    return Pt2eResult(module=converted, step=step, qdq=to_onnx(converted, step))
 
 
 def round_biases(converted: GraphModule) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from edgeaudio_export.calibration import CalibrationFacts, CalibrationSpec
+from edgeaudio_export.calibration import CalibrationSpec
+from edgeaudio_export.calibration.calibrate import Calibration, calibrate
 from edgeaudio_export.checks import check_network, check_states, check_streaming, check_streams
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.float_onnx import to_onnx
@@ -39,8 +40,8 @@ class QuantizedNetwork:
     """The quantizer's own int8 simulation: one stream of features ``[T, n_features]`` from reset, T a multiple of
     step_frames, to dequantized logits ``[T_out, n_labels]``. PT2E in torch, or the QDQ model in ONNX Runtime
     unoptimized."""
-    calibration: CalibrationFacts
-    """How the ranges were found, for the manifest."""
+    calibration: Calibration
+    """How the ranges were found; its ``facts()`` are for the manifest."""
     lowering: LoweringFacts
     """How close the integer graph is to ``qdq_onnx`` on the first stream."""
     backend: Backend
@@ -52,7 +53,7 @@ def quantize_network(
     streams: Sequence[Features],
     *,
     backend: Backend = "pt2e",
-    calibration: CalibrationSpec | None = None,
+    calibration: CalibrationSpec | Calibration | None = None,
     name: str,
     progress: Progress | None = None,
 ) -> QuantizedNetwork:
@@ -63,9 +64,10 @@ def quantize_network(
         streams: Calibration features, each float32 ``[T, n_features]`` with T a positive multiple of ``step_frames``;
             every one is rolled out from reset, step by step.
         backend: "pt2e" or "onnxruntime".
-        calibration: Method and histogram size; None means the defaults.
+        calibration: Method and histogram size, None means the defaults; or a calibration of the same network, whose
+            ranges are taken as they are.
         name: Name of the integer graph.
-        progress: Called with (done, total) steps while calibrating.
+        progress: Called with (done, total) streams while calibrating.
 
     Returns:
         The graph and its float and int8 references.
@@ -76,7 +78,6 @@ def quantize_network(
     """
     if backend not in get_args(Backend):
         raise ExportError(f"backend={backend!r} must be one of {list(get_args(Backend))}")
-    spec = calibration or CalibrationSpec()
     check_network(network)
     check_streams(network, streams)
     network = frozen_copy(network)
@@ -85,7 +86,9 @@ def quantize_network(
     check_streaming(network, streams[0])
     float_onnx = to_onnx(step.module, step)
     quantize = quantize_with_pt2e if backend == "pt2e" else quantize_with_onnxruntime
-    quantized = quantize(step, float_onnx, streams, spec, progress)
+    if not isinstance(calibration, Calibration):
+        calibration = calibrate(step, streams, calibration or CalibrationSpec(), progress)
+    quantized = quantize(step, float_onnx, calibration)
     qdq = with_int32_biases(quantized.qdq)
     graph = lower(qdq, name=name, state_names=network.state_names)
     return QuantizedNetwork(
@@ -93,7 +96,7 @@ def quantize_network(
         float_onnx=float_onnx.SerializeToString(),
         qdq_onnx=qdq.SerializeToString(),
         simulate=quantized.simulate,
-        calibration=quantized.facts,
+        calibration=calibration,
         lowering=verify_lowering(graph, OnnxRunner(qdq, network), streams[0]),
         backend=backend,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgeaudio_export import operations
-from edgeaudio_export.checks import check_mutations, check_operations, place
+from edgeaudio_export.checks import check_mutations, check_operations, check_stream, place
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.network import States, StreamingNetwork, as_module
 from edgeaudio_export.quiet import quiet_torch
@@ -132,20 +133,35 @@ def roll_out(
     *,
     batch: int,
     progress: Progress | None = None,
+    finished: Callable[[Sequence[int]], None] | None = None,
 ) -> None:
-    """Run every stream from reset, step by step, ``batch`` streams side by side; streams may differ in length."""
-    order = sorted(range(len(streams)), key=lambda i: -len(streams[i]))
-    done, total = 0, sum(len(s) // network.step_frames for s in streams)
-    for start in range(0, len(order), batch):
-        group = [streams[i] for i in order[start : start + batch]]
-        state = network.initial_state(len(group))
-        for begin in range(0, len(group[0]), network.step_frames):
-            alive = [s for s in group if len(s) > begin]
-            features = np.stack([s[begin : begin + network.step_frames] for s in alive])
-            _, state = module(torch.from_numpy(features), tuple(s[: len(alive)] for s in state))
-            done += len(alive)
+    """Run every stream from reset, step by step, ``batch`` streams side by side; streams may differ in length.
+
+    Streams are read once, in order, a batch at a time, so that a sequence may compute them on access. The rows of a
+    batch are its streams from the longest to the shortest. After each batch ``finished`` hears which of its streams
+    each row was, and ``progress`` how many streams are done.
+    """
+    remaining, done = iter(streams), 0
+    while group := list(itertools.islice(remaining, batch)):
+        for index, stream in enumerate(group):
+            check_stream(network, stream, done + index)
+        order = sorted(range(len(group)), key=lambda i: -len(group[i]))
+        _roll_out_rows(module, network, [group[i] for i in order])
+        done += len(group)
+        if finished is not None:
+            finished(order)
         if progress is not None:
-            progress(done, total)
+            progress(done, len(streams))
+
+
+def _roll_out_rows(
+    module: Callable[[Tensor, States], tuple[Tensor, States]], network: StreamingNetwork, rows: list[Features]
+) -> None:
+    state = network.initial_state(len(rows))
+    for begin in range(0, len(rows[0]), network.step_frames):
+        alive = [row for row in rows if len(row) > begin]
+        features = np.stack([row[begin : begin + network.step_frames] for row in alive])
+        _, state = module(torch.from_numpy(features), tuple(s[: len(alive)] for s in state))
 
 
 def run_stream(

@@ -68,16 +68,6 @@ def test_int8_logits_are_close_to_float(
     assert 10 * np.log10((reference**2).sum() / (noise**2).sum()) >= MIN_SQNR_DB
 
 
-@BOTH_NETS
-def test_both_paths_find_the_same_ranges(name: str, quantized: Callable[..., Any]) -> None:
-    one, other = (quantized(name, backend).calibration for backend in ("pt2e", "onnxruntime"))
-    assert one.clips == other.clips == 12
-    assert one.frames == other.frames
-    ends = [sorted((r.minimum, r.maximum) for r in facts.ranges.values()) for facts in (one, other)]
-    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-5, atol=1e-6)
-    assert {"features", "block0"} <= set(one.ranges) & set(other.ranges)
-
-
 @BOTH_PATHS
 def test_states_and_residual_stream_share_one_scale(backend: str, quantized: Callable[..., Any]) -> None:
     graph = quantized("Keyword", backend).graph

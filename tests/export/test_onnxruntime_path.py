@@ -54,7 +54,7 @@ def test_a_linear_layer_becomes_a_pointwise_convolution_of_the_same_values(with_
     np.testing.assert_allclose(run(rewritten, x), run(model, x), atol=FLOAT_TOLERANCE)
 
 
-def test_edges_of_the_residual_stream_are_tied_and_pre_relu_edges_not_watched(quantized: Callable[..., Any]) -> None:
+def test_edges_of_the_residual_stream_are_tied(quantized: Callable[..., Any]) -> None:
     model = onnx.load_from_string(quantized("Keyword", "pt2e").float_onnx)
     ties = EdgeTies(model)
     adds = [node for node in model.graph.node if node.op_type == "Add"]
@@ -62,8 +62,6 @@ def test_edges_of_the_residual_stream_are_tied_and_pre_relu_edges_not_watched(qu
     leaders = {ties.leader(edge) for add in adds for edge in (*add.input, *add.output)}
     assert leaders == {ties.leader(name) for name in ("state_1_in", "state_1_out", "state_2_in", "state_3_out")}
     assert len(leaders) == 1
-    relu_inputs = {node.input[0] for node in model.graph.node if node.op_type == "Relu"}
-    assert ties.unseen == relu_inputs
 
 
 def test_every_float_operation_stands_between_quantize_and_dequantize(quantized: Callable[..., Any]) -> None:

@@ -13,10 +13,9 @@ pytest.importorskip("torchao", reason="quantization needs torch and torchao: pip
 import torch
 from torch import Tensor, nn
 
-from edgeaudio_export.calibration import CalibrationSpec
+from edgeaudio_export.activation_groups import activation_groups
 from edgeaudio_export.errors import ExportError
-from edgeaudio_export.quantizer import StreamingQuantizer
-from edgeaudio_export.step_graph import StepGraph, export_step, roll_out
+from edgeaudio_export.step_graph import export_step, roll_out
 from edgeaudio_export.ties import Ties
 
 FOLDING_TOLERANCE = 1e-5
@@ -53,19 +52,17 @@ class Diamond(nn.Module):
         return self.outer(joined).transpose(1, 2), (joined[:, :, -2:],)
 
 
-def groups_of(step: StepGraph) -> set[frozenset[str]]:
-    quantizer = StreamingQuantizer(CalibrationSpec(), {}, ((step.inputs[1], step.outputs[1]),))
-    nodes = {n.name: n for n in step.module.graph.nodes if n.op in ("placeholder", "call_function")}
-    return {frozenset(group) for group in quantizer._groups(nodes).values()}
-
-
 def test_an_add_a_concat_and_a_state_tie_features_to_the_state() -> None:
     step = export_step(Diamond())
     names = {str(n.target): n.name for n in step.module.graph.nodes}
     features, state = step.inputs
     tied = {features, state, "transpose", "conv1d", names["aten.relu.default"], names["aten.cat.default"]}
     tied |= {names["aten.slice.Tensor"]}
-    assert groups_of(step) == {frozenset(tied), frozenset({"conv1d_1", "transpose_1"})}
+    one, other = activation_groups(step)
+    assert (one.name, set(one.members)) == ("features", tied)
+    assert (other.name, set(other.members)) == ("outer/conv1d_1", {"conv1d_1", "transpose_1"})
+    assert one.computed == (features, "conv1d", names["aten.relu.default"])
+    assert other.computed == ("conv1d_1",)
 
 
 class GatedState(Diamond):
@@ -79,9 +76,8 @@ class GatedState(Diamond):
 
 def test_a_fixed_scale_that_is_tied_to_another_is_refused_by_name() -> None:
     step = export_step(GatedState())
-    quantizer = StreamingQuantizer(CalibrationSpec(), {}, ((step.inputs[1], step.outputs[1]),))
     with pytest.raises(ExportError, match=r"aten.sigmoid.default in 'forward' is tied to 'inner' by cat, slice or add"):
-        quantizer.annotate(step.module)
+        activation_groups(step)
 
 
 def test_batch_norms_are_gone_and_logits_stay(networks: ModuleType) -> None:
@@ -109,7 +105,7 @@ def test_streams_of_different_lengths_roll_out_from_reset(networks: ModuleType) 
         return logits, new_state
 
     roll_out(spy, network, streams, batch=2, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(8, 9), (9, 9)]
+    assert calls == [(2, 3), (3, 3)]
     found = dict(seen)
     for stream in streams:
         with torch.no_grad():

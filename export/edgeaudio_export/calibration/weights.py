@@ -1,0 +1,25 @@
+"""Scales of weights, which need no data: the largest weight of a channel decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+WEIGHT_LEVELS = 127
+"""Largest weight code; -128 is not used, so that weights are symmetric."""
+MIN_RELATIVE_WEIGHT_SCALE = 2.0**-10
+"""A channel's weight scale is at least this share of the largest channel's: finer steps vanish in the shared
+activation scale, and the int32 bias of a dead channel would overflow."""
+
+
+def weight_scales(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Symmetric scale of each output channel: ``max |w| / 127`` over all axes but the first; float32 ``[O]``.
+
+    A channel far below the largest gets ``MIN_RELATIVE_WEIGHT_SCALE`` of it; weights that are all 0 get scale 1.
+    """
+    largest = np.abs(weights.astype(np.float64)).reshape(weights.shape[0], -1).max(axis=1)
+    floor = largest.max() * MIN_RELATIVE_WEIGHT_SCALE
+    if floor == 0.0:
+        return np.ones(weights.shape[0], dtype=np.float32)
+    scales: npt.NDArray[np.float32] = (np.maximum(largest, floor) / WEIGHT_LEVELS).astype(np.float32)
+    return scales
