@@ -238,12 +238,58 @@ def test_an_operation_without_a_place_in_the_graph_is_refused_by_name() -> None:
         lower(qdq_step(body), name="x", state_names=("past",))
 
 
-def test_a_float_tensor_between_operations_is_refused_by_name() -> None:
+def test_a_tensor_without_codes_makes_its_operations_a_float_island() -> None:
     body = [
         *concat_and_slice()[:-1],
         *turned_back(),
         helper.make_node("Sigmoid", ["b"], ["e"], name="sigmoid"),
         helper.make_node("Relu", ["e"], ["y"], name="relu"),
     ]
-    with pytest.raises(ExportError, match=r"tensor 'e' of sigmoid is float in the QDQ model"):
-        lower(qdq_step(body), name="x", state_names=("past",))
+    graph = lower(qdq_step(body), name="island", state_names=("past",))
+    assert [op.kind for op in graph.ops] == ["concat", "slice", "dequantize", "sigmoid", "relu", "quantize"]
+    features = np.array([[[[1, -2, 3]], [[4, 50, -60]]]], np.int8)
+    logits, _ = NumpyProgram(graph).run_pass(features, NumpyProgram(graph).initial_states(), 1)
+    # 10 sigmoid(code / 10) by hand: 5.25, 4.50, 5.74; 5.99, 9.93, 0.02
+    np.testing.assert_array_equal(logits[0, :, 0], [[5, 5, 6], [6, 10, 0]])
+
+
+def test_codes_of_codes_are_requantized() -> None:
+    """What stands for one scale may be coded again with another, as between int16 and int8."""
+    model = qdq_step([*concat_and_slice()[:-1], *turned_back(), helper.make_node("Relu", ["b"], ["r"], name="relu")])
+    again = [
+        helper.make_node("QuantizeLinear", ["r", "scale", "zero"], ["cq2"], name="coarse"),
+        helper.make_node("DequantizeLinear", ["cq2", "scale", "zero"], ["cd2"], name="coarse_d"),
+        helper.make_node("QuantizeLinear", ["cd2", "half", "zero"], ["rq"], name="fine"),
+        helper.make_node("DequantizeLinear", ["rq", "half", "zero"], ["rd"], name="fine_d"),
+    ]
+    last = next(i for i, node in enumerate(model.graph.node) if node.input[0] == "y")
+    nodes = [*model.graph.node]
+    nodes[last].input[0] = "rd"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.05, np.float32), "half"))
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:last], *again, *nodes[last:]])
+    graph = lower(model, name="twice", state_names=("past",))
+    assert [op.kind for op in graph.ops] == ["concat", "slice", "relu", "requantize", "requantize"]
+    scales = [graph.tensors[op.outputs[0]].quant.scale[0] for op in graph.ops[2:]]
+    np.testing.assert_allclose(scales, [0.1, 0.05, 0.1], rtol=1e-6)
+    features = np.array([[[[1, -2, 3]], [[4, 100, -60]]]], np.int8)
+    logits, _ = NumpyProgram(graph).run_pass(features, NumpyProgram(graph).initial_states(), 1)
+    # 100 has no code at half the scale: it saturates at 127 and comes back as 64, half to even.
+    np.testing.assert_array_equal(logits[0, :, 0], [[1, 0, 3], [4, 64, 0]])
+
+
+@pytest.mark.parametrize("edge", ["features", "logits"])
+def test_a_boundary_without_codes_is_refused_by_name(edge: str) -> None:
+    model = qdq_step([*concat_and_slice()[:-1], *turned_back(), helper.make_node("Relu", ["b"], ["y"], name="relu")])
+    for node in list(model.graph.node):
+        if node.op_type == "QuantizeLinear" and node.input[0] in (edge, "y" if edge == "logits" else edge):
+            pair = next(n for n in model.graph.node if n.input[0] == node.output[0])
+            source = node.input[0]
+            for reader in model.graph.node:
+                reader.input[:] = [source if name == pair.output[0] else name for name in reader.input]
+            if pair.output[0] == "logits":
+                next(n for n in model.graph.node if n.output[0] == source).output[0] = "logits"
+            model.graph.node.remove(node)
+            model.graph.node.remove(pair)
+    with pytest.raises(ExportError, match=rf"of {edge} is float in the QDQ model; give it a QuantizeLinear"):
+        lower(model, name="x", state_names=("past",))

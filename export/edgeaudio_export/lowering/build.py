@@ -1,9 +1,9 @@
-"""Pass 4: write the integer graph: weights and biases in its layout, one operation for each node, states by name."""
+"""Pass 5: write the integer graph: weights and biases in its layout, one operation for each node, states by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +12,22 @@ from edgeaudio_export.errors import ExportError
 from edgeaudio_export.lowering.layout import GRAPH_AXES, graph_shape, layouts
 from edgeaudio_export.lowering.qdq_graph import Constant, Node, QdqGraph
 from edgeaudio_runtime.graph import IntegerGraph, Op, StateSpec, Tensor
-from edgeaudio_runtime.quantization import QuantParams
+from edgeaudio_runtime.quantization import QuantParams, dequantize
 
 BIAS_LIMIT = 2**31 - 1
 SCALE_TOLERANCE = 1e-6
 """Relative difference up to which an int32 bias scale counts as input scale times weight scale: one float32 product."""
 
 
-def build(graph: QdqGraph, name: str, state_names: Sequence[str]) -> IntegerGraph:
+FloatWeights = Literal["float32", "float16"]
+"""How weights of float operations are stored."""
+
+
+def build(
+    graph: QdqGraph, name: str, state_names: Sequence[str], float_weights: FloatWeights = "float32"
+) -> IntegerGraph:
     """Fused QDQ graph to integer graph; refuses untied edges and operations it does not have."""
-    builder = _Builder(graph)
+    builder = _Builder(graph, float_weights)
     for edge in graph.inputs:
         builder.declare(edge, edge)
     for node in graph.nodes:
@@ -30,8 +36,9 @@ def build(graph: QdqGraph, name: str, state_names: Sequence[str]) -> IntegerGrap
 
 
 class _Builder:
-    def __init__(self, graph: QdqGraph) -> None:
+    def __init__(self, graph: QdqGraph, float_weights: FloatWeights) -> None:
         self.graph = graph
+        self.float_weights = float_weights
         self.axes = layouts(graph)
         self.tensors: dict[str, Tensor] = {}
         self.constants: dict[str, npt.NDArray[Any]] = {}
@@ -40,11 +47,11 @@ class _Builder:
 
     def declare(self, edge: str, who: str) -> str:
         """A tensor for an activation edge."""
-        quant = self.graph.quant(edge, who)
+        quant = self.graph.quants.get(edge)
         if edge not in self.graph.shapes or 0 in self.graph.shapes[edge]:
             raise ExportError(f"tensor {edge!r} of {who} has no fixed shape; export one step with a batch of 1")
         shape = graph_shape(self.graph.shapes[edge], self.axes[edge])
-        self.tensors[edge] = Tensor(name=edge, shape=shape, dtype=quant.dtype, quant=quant)
+        self.tensors[edge] = Tensor(name=edge, shape=shape, dtype=quant.dtype if quant else "float32", quant=quant)
         self._tensor_of[edge] = edge
         return edge
 
@@ -63,26 +70,22 @@ class _Builder:
                 f"convolution {node.name!r} has pads={list(node.attrs['pads'])} in time, which does not stream; "
                 "use padding=0 and a FIFO state"
             )
-        weight = self._weight(node, (0, 2, 1))
-        weight = Constant(data=weight.data[:, :, None, :], quant=weight.quant)
-        bias = node.inputs[2] if len(node.inputs) > 2 else ""
         self._weighted(
             node,
             "conv",
-            weight,
-            bias,
+            (0, 2, 1),
+            node.inputs[2] if len(node.inputs) > 2 else "",
             {
                 "stride": (node.attrs.get("strides", [1])[0], 1),
                 "dilation": (node.attrs.get("dilations", [1])[0], 1),
                 "groups": node.attrs.get("group", 1),
                 "pad_f": (0, 0),
-                "relu": node.relu,
             },
         )
 
     def fully_connected(self, node: Node) -> None:
         """``[C, O]`` weights become ``[O, C]``."""
-        self._weighted(node, "fully_connected", self._weight(node, (1, 0)), node.bias or "", {"relu": node.relu})
+        self._weighted(node, "fully_connected", (1, 0), node.bias or "", {})
 
     def elementwise(self, node: Node) -> None:
         """Two activations; add and sub only with one scale and zero point."""
@@ -138,10 +141,16 @@ class _Builder:
             )
         self._append(node.op.lower(), node, node.inputs, {})
 
+    def conversion(self, node: Node) -> None:
+        """Between codes and float32, or codes of two kinds."""
+        self._append(node.op.lower(), node, node.inputs, {})
+
     def finish(self, name: str, state_names: Sequence[str]) -> IntegerGraph:
         """Name inputs and outputs and validate."""
-        edges = [self._tensor_of[edge] for edge in (*self.graph.inputs, *self.graph.outputs)]
         n_inputs = len(self.graph.inputs)
+        for edge, role in ((self.graph.inputs[0], "features"), (self.graph.outputs[0], "logits")):
+            self.graph.quant(edge, role)
+        edges = [self._tensor_of[edge] for edge in (*self.graph.inputs, *self.graph.outputs)]
         if n_inputs != len(self.graph.outputs) or n_inputs != len(state_names) + 1:
             raise ExportError(
                 f"model has {n_inputs - 1} states going in, {len(self.graph.outputs) - 1} coming out and "
@@ -198,17 +207,29 @@ class _Builder:
             raise ExportError(f"operation {node.op} {node.name!r} runs along the batch; use time or channels")
         return GRAPH_AXES[name]
 
+    def _weighted(self, node: Node, kind: str, weight_axes: tuple[int, ...], bias: str, attrs: dict[str, Any]) -> None:
+        """An operation with weights ``[O, ...]`` once their axes are in the order ``weight_axes``."""
+        weight = self._weight(node, weight_axes)
+        if kind == "conv":
+            weight = Constant(data=weight.data[:, :, None, :], quant=weight.quant)
+        if node.output in self.graph.quants:
+            names = self._integer_constants(node, weight, bias)
+        else:
+            names = self._float_constants(node, weight, bias)
+        self._append(kind, node, (node.inputs[0],), {**attrs, "relu": node.relu}, names)
+
     def _weight(self, node: Node, axes: tuple[int, ...]) -> Constant:
         weight = self.graph.constants.get(node.inputs[1])
-        if weight is None or weight.quant is None or weight.quant.dtype != "int8" or weight.quant.zero_point != 0:
-            raise ExportError(
-                f"operation {node.op} {node.name!r} needs constant int8 weights with zero point 0; "
-                "quantize them symmetrically"
-            )
-        if weight.data.min() < -127:
-            raise ExportError(
-                f"operation {node.op} {node.name!r} has the weight code -128; quantize weights to [-127, 127]"
-            )
+        is_integer = node.output in self.graph.quants
+        if weight is None or (weight.quant is None and is_integer):
+            raise ExportError(_NO_WEIGHT.format(op=node.op, name=node.name))
+        if weight.quant is not None:
+            if weight.quant.dtype != "int8" or weight.quant.zero_point != 0:
+                raise ExportError(_NO_WEIGHT.format(op=node.op, name=node.name))
+            if weight.data.min() < -127:
+                raise ExportError(
+                    f"operation {node.op} {node.name!r} has the weight code -128; quantize weights to [-127, 127]"
+                )
         if weight.data.ndim != len(axes):
             raise ExportError(
                 f"operation {node.op} {node.name!r} has weights of shape {list(weight.data.shape)}; "
@@ -216,7 +237,40 @@ class _Builder:
             )
         return weight.transposed(axes)
 
-    def _weighted(self, node: Node, kind: str, weight: Constant, bias: str, attrs: dict[str, Any]) -> None:
+    def _integer_constants(self, node: Node, weight: Constant, bias: str) -> tuple[str, str]:
+        """int8 weights, int32 biases in units of input scale times weight scale."""
+        names = (f"{node.output}.weight", f"{node.output}.bias")
+        scale = self._weight_scales(node, weight)
+        self._constant(names[0], weight.data, QuantParams(scale=scale, axis=0, qmin=-127))
+        input_scale = self.graph.quant(node.inputs[0], node.name).scale[0]
+        bias_scale = np.float32(input_scale) * np.asarray(scale, dtype=np.float32)
+        codes = (
+            np.zeros(len(scale), dtype=np.int32)
+            if not bias
+            else bias_codes(self.graph.constants[bias], bias_scale, node.name)
+        )
+        self._constant(names[1], codes, QuantParams(scale=tuple(bias_scale.tolist()), axis=0, dtype="int32"))
+        return names
+
+    def _float_constants(self, node: Node, weight: Constant, bias: str) -> tuple[str, str]:
+        """Weights float32, or stored as int8 or float16 with a dequantize before the operation; float32 biases."""
+        names = (f"{node.output}.weight", f"{node.output}.bias")
+        values = np.zeros(weight.data.shape[0]) if not bias else real_values(self.graph.constants[bias])
+        self._constant(names[1], values, None)
+        if weight.quant is not None:
+            params = QuantParams(scale=self._weight_scales(node, weight), axis=0, qmin=-127)
+            self._constant(names[0], weight.data, params)
+        else:
+            self._constant(names[0], weight.data, None, self.float_weights)
+        if self.tensors[names[0]].dtype == "float32":
+            return names
+        real = f"{names[0]}.real"
+        self.tensors[real] = Tensor(name=real, shape=self.tensors[names[0]].shape, dtype="float32")
+        self.ops.append(Op(kind="dequantize", inputs=(names[0],), outputs=(real,), name=node.name))
+        return real, names[1]
+
+    def _weight_scales(self, node: Node, weight: Constant) -> tuple[float, ...]:
+        """One for each output channel."""
         assert weight.quant is not None
         channels = weight.data.shape[0]
         scale = weight.quant.scale if weight.quant.axis == 0 else weight.quant.scale * channels
@@ -225,28 +279,16 @@ class _Builder:
                 f"operation {node.op} {node.name!r} has weight scales along axis {weight.quant.axis}; "
                 "use the output channels"
             )
-        names = (f"{node.output}.weight", f"{node.output}.bias")
-        params = QuantParams(scale=scale, axis=0, qmin=-127)
-        self._constant(names[0], weight.data, params)
-        input_scale = self.graph.quant(node.inputs[0], node.name).scale[0]
-        bias_scale = np.float32(input_scale) * np.asarray(scale, dtype=np.float32)
-        codes = (
-            np.zeros(channels, dtype=np.int32)
-            if not bias
-            else bias_codes(self.graph.constants[bias], bias_scale, node.name)
-        )
-        self._constant(names[1], codes, QuantParams(scale=tuple(bias_scale.tolist()), axis=0, dtype="int32"))
-        self._append(kind, node, (node.inputs[0],), attrs, names)
+        return scale
 
-    def _constant(self, name: str, data: npt.NDArray[Any], quant: QuantParams) -> None:
-        self.tensors[name] = Tensor(name=name, shape=tuple(data.shape), dtype=quant.dtype, quant=quant)
-        self.constants[name] = np.ascontiguousarray(data.astype(quant.dtype))
+    def _constant(self, name: str, data: npt.NDArray[Any], quant: QuantParams | None, dtype: str = "float32") -> None:
+        dtype = dtype if quant is None else quant.dtype
+        self.tensors[name] = Tensor(name=name, shape=tuple(data.shape), dtype=dtype, quant=quant)
+        self.constants[name] = np.ascontiguousarray(data.astype(dtype))
 
     def _append(
         self, kind: str, node: Node, edges: Sequence[str], attrs: dict[str, Any], constants: tuple[str, ...] = ()
     ) -> None:
-        for edge in edges:
-            self.graph.quant(edge, node.name)
         inputs = (*(self._tensor_of[edge] for edge in edges), *constants)
         self.ops.append(
             Op(kind=kind, inputs=inputs, outputs=(self.declare(node.output, node.name),), attrs=attrs, name=node.name)
@@ -266,7 +308,17 @@ _LOWER: dict[str, Callable[[_Builder, Node], None]] = {
     "Sigmoid": _Builder.activation,
     "Tanh": _Builder.activation,
     "Softmax": _Builder.activation,
+    "Quantize": _Builder.conversion,
+    "Dequantize": _Builder.conversion,
+    "Requantize": _Builder.conversion,
 }
+
+_NO_WEIGHT = "operation {op} {name!r} needs constant int8 weights with zero point 0; quantize them symmetrically"
+
+
+def real_values(constant: Constant) -> npt.NDArray[Any]:
+    """What a constant stands for, codes or not."""
+    return constant.data if constant.quant is None else dequantize(constant.data, constant.quant)
 
 
 def bias_codes(bias: Constant, scale: npt.NDArray[np.float32], who: str) -> npt.NDArray[np.int32]:

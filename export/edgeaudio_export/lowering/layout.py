@@ -1,4 +1,4 @@
-"""Pass 3: what the axes of every edge stand for; ``[N, C, T]`` and ``[N, T, C]`` become one ``[N, T, 1, C]``."""
+"""Pass 4: what the axes of every edge stand for; ``[N, C, T]`` and ``[N, T, C]`` become one ``[N, T, 1, C]``."""
 
 from __future__ import annotations
 

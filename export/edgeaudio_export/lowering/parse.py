@@ -69,11 +69,15 @@ class _Parser:
     def _quantize(self, node: onnx.NodeProto) -> None:
         source = self.edge(node.input[0])
         params = self._params(node, np.dtype(np.int8))
-        if self.quants.setdefault(source, params) != params:
-            raise ExportError(
-                f"tensor {source!r} is quantized in two ways, {self.quants[source]} and {params}; quantize it once"
-            )
-        self._alias[node.output[0]] = source
+        known = self.quants.setdefault(source, params)
+        if known == params:
+            self._alias[node.output[0]] = source
+        elif node.input[0] in self._alias:
+            # It reads what the codes stand for: codes become codes of other parameters.
+            self.quants[node.output[0]] = params
+            self.nodes.append(Node(op="Requantize", name=node.name, inputs=(source,), output=node.output[0]))
+        else:
+            raise ExportError(f"tensor {source!r} is quantized in two ways, {known} and {params}; quantize it once")
 
     def _dequantize(self, node: onnx.NodeProto) -> None:
         if node.input[0] in self.constants:
@@ -100,10 +104,10 @@ class _Parser:
         zero_point = np.zeros(1, dtype=dtype)
         if len(node.input) > 2 and node.input[2]:
             zero_point = np.atleast_1d(self.constants[node.input[2]].data)
-        if zero_point.dtype.name not in ("int8", "int32") or (zero_point != zero_point[0]).any():
+        if zero_point.dtype.name not in ("int8", "int16", "int32") or (zero_point != zero_point[0]).any():
             raise ExportError(
                 f"{node.name!r} has {zero_point.dtype} zero points {zero_point[:4].tolist()}; "
-                "use int8 with one zero point for all channels"
+                "use int8 or int16 with one zero point for all channels"
             )
         axis = _attributes(node).get("axis", 1) if scale.size > 1 or self._is_vector(node) else None
         return QuantParams(

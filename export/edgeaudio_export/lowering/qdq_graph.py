@@ -59,7 +59,7 @@ class QdqGraph:
     """In an order in which they can run."""
     constants: Mapping[str, Constant]
     quants: Mapping[str, QuantParams]
-    """Parameters of every quantized edge."""
+    """Parameters of every quantized edge; an edge without is float32."""
     shapes: Mapping[str, tuple[int, ...]]
     """ONNX shapes of the edges."""
     inputs: tuple[str, ...]
@@ -71,8 +71,7 @@ class QdqGraph:
         """Parameters of an edge; refuses a float one."""
         if edge not in self.quants:
             raise ExportError(
-                f"tensor {edge!r} of {who} is float in the QDQ model; "
-                "give every activation a QuantizeLinear/DequantizeLinear pair"
+                f"tensor {edge!r} of {who} is float in the QDQ model; give it a QuantizeLinear/DequantizeLinear pair"
             )
         return self.quants[edge]
 
