@@ -29,7 +29,7 @@ def probe_stream(clips: Sequence[Int16], *, n_samples: int, sample_rate: int, se
     while length < n_samples:
         level = _LEVELS_DB[len(parts) % len(_LEVELS_DB)]
         for index in generator.permutation(len(clips)):
-            piece = np.concatenate([_at_level(clips[index], level), _gap(generator, sample_rate)])
+            piece = np.concatenate([at_level(clips[index], level), _gap(generator, sample_rate)])
             parts.append(piece)
             length += len(piece)
             if length >= n_samples:
@@ -47,8 +47,15 @@ def random_chunks(samples: Int16, *, seed: int = 0, longest: int = 4000) -> list
     return np.split(samples, cuts)
 
 
-def _at_level(samples: Int16, level_db: float) -> Int16:
-    return _to_int16(samples * 10 ** (level_db / 20))
+def at_level(samples: Int16, level_db: float) -> Int16:
+    """Samples louder by ``level_db``, cut off at full scale."""
+    return to_int16(samples * 10 ** (level_db / 20))
+
+
+def to_int16(values: npt.NDArray[np.floating[Any]]) -> Int16:
+    """Values in units of one code, rounded to even and cut off at full scale."""
+    codes: Int16 = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+    return codes
 
 
 def _gap(generator: np.random.Generator, sample_rate: int) -> Int16:
@@ -56,9 +63,4 @@ def _gap(generator: np.random.Generator, sample_rate: int) -> Int16:
     if generator.random() < 0.3:
         return np.zeros(length, dtype=np.int16)
     amplitude = 32768 * 10 ** (generator.choice(_NOISE_DBFS) / 20)
-    return _to_int16(amplitude * generator.standard_normal(length))
-
-
-def _to_int16(values: npt.NDArray[np.floating[Any]]) -> Int16:
-    codes: Int16 = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
-    return codes
+    return to_int16(amplitude * generator.standard_normal(length))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ def quantize_with_pt2e(step: StepGraph, float_onnx: onnx.ModelProto, calibration
     """Annotate with the calibrated parameters, convert, and export to ONNX."""
     quantizer = StreamingQuantizer(calibration.groups, calibration.params())
     with quiet_torch(), torch.no_grad():
-        prepared = prepare_pt2e(step.module, quantizer)
+        prepared = prepare_pt2e(copy.deepcopy(step.module), quantizer)  # it writes into what it is given
         prepared(*step.example())  # one pass shows the weights to their observers
         converted = convert_pt2e(prepared)
     round_biases(converted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -134,7 +134,7 @@ class Collector:
         self._frames += frames
 
     def see(self, node: str, values: npt.NDArray[np.float32]) -> None:
-        """Take in the values ``[N, ...]`` of a node, a row for each stream; nodes that only move values are passed over.
+        """Take in the values ``[N, ...]`` of a node, a row for each stream; nodes that only move values do not count.
 
         Of streams that have ended there are no rows any more; the shortest stand last.
         """
@@ -166,16 +166,28 @@ class Collector:
         )
 
 
-class Watcher(Interpreter):
-    """Runs a step graph node by node and shows every activation to a collector."""
+class Observer(Protocol):
+    """Who is shown activations, such as a :class:`Collector`."""
 
-    def __init__(self, step: StepGraph, collector: Collector) -> None:
+    def count_frames(self, frames: int) -> None:
+        """Feature frames that are about to be run."""
+        ...
+
+    def see(self, node: str, values: npt.NDArray[np.float32]) -> None:
+        """Values ``[N, ...]`` of one node."""
+        ...
+
+
+class Watcher(Interpreter):
+    """Runs a step graph node by node and shows every activation to an observer."""
+
+    def __init__(self, step: StepGraph, observer: Observer) -> None:
         super().__init__(step.module)
-        self._collector = collector
+        self._observer = observer
 
     def run_step(self, features: Tensor, states: States) -> tuple[Tensor, States]:
         """One step, as the module itself would take it."""
-        self._collector.count_frames(features.shape[0] * features.shape[1])
+        self._observer.count_frames(features.shape[0] * features.shape[1])
         logits, after = self.run(features, states)
         return logits, after
 
@@ -183,5 +195,5 @@ class Watcher(Interpreter):
         """Run a node and show its value."""
         value = super().run_node(n)
         if isinstance(value, Tensor) and n.op != "get_attr":
-            self._collector.see(n.name, value.numpy())
+            self._observer.see(n.name, value.numpy())
         return value

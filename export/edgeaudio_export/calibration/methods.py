@@ -100,10 +100,14 @@ def entropy_ends(histogram: StreamingHistogram, *, n_levels: int, symmetric: boo
     the reference is the histogram within ``[-t, t]`` with everything beyond added to its outermost bins, the candidate
     the same without what is beyond, merged to one bin for each code and spread again over the bins that hold
     something. Differences to ONNX Runtime: bins are shared out to the codes evenly instead of the remainder going to
-    the last one, and a range never leaves what was seen, so that one-sided values get all codes.
+    the last one; a range never leaves what was seen, so that one-sided values get all codes; and the bin of 0 is given
+    the count of its neighbour, as in NVIDIA's pytorch-quantization: 0 has an exact code, and the many zeros behind a
+    relu would otherwise be all that is weighed.
     """
     low, high = seen_ends(histogram, symmetric=symmetric)
-    counts, origin = histogram.counts, int(np.searchsorted(histogram.edges, 0.0))
+    counts, origin = histogram.counts.copy(), int(np.searchsorted(histogram.edges, 0.0))
+    if origin + 1 < counts.size:
+        counts[origin] = min(counts[origin], counts[origin + 1])
     first, last = _bin_of(histogram, low), _bin_of(histogram, high)
     reach = max(origin - first, last + 1 - origin)
     if symmetric:
@@ -118,7 +122,7 @@ def entropy_ends(histogram: StreamingHistogram, *, n_levels: int, symmetric: boo
         if divergence < best:
             best = divergence
             ends = max((start - origin) * histogram.width, low), min((stop - origin) * histogram.width, high)
-    return ends
+    return float(ends[0]), float(ends[1])
 
 
 def merged_divergence(counts: npt.NDArray[np.int64], start: int, stop: int, n_levels: int) -> float:
