@@ -1,0 +1,4 @@
+"""Diagnosis: where quantization loses accuracy, why, and what to do about it.
+
+``effective_precision`` and ``saturation`` need neither torch nor the float network; the rest compares with it.
+"""

@@ -1,0 +1,138 @@
+"""Layers: each operation of the float step beside the operation of the integer graph that computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.fx import Node
+
+from edgeaudio_export import operations
+from edgeaudio_export.checks import place
+from edgeaudio_export.errors import ExportError
+from edgeaudio_export.step_graph import StepGraph, constant
+from edgeaudio_runtime.graph import IntegerGraph, Op
+from edgeaudio_runtime.quantization import dequantize
+
+Float32 = npt.NDArray[np.float32]
+
+_KINDS = {
+    **dict.fromkeys(operations.WEIGHTED, "weighted"),
+    "aten.add.Tensor": "add",
+    "aten.sub.Tensor": "sub",
+    "aten.mul.Tensor": "mul",
+    "aten.sigmoid.default": "sigmoid",
+    "aten.tanh.default": "tanh",
+    "aten.softmax.int": "softmax",
+}
+_GRAPH_KINDS = {kind: kind for kind in _KINDS.values()} | {"conv": "weighted", "fully_connected": "weighted"}
+"""Kinds that compute new values, float operator and integer operation under one name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One computing operation in both worlds."""
+
+    name: str
+    """Module path and operation, as reports and recipes name it."""
+    node: Node
+    """The float operation."""
+    value: Node
+    """The float node whose value the integer operation writes: the operation or the relu it took in."""
+    op: Op
+    """The integer operation."""
+
+    @property
+    def tensor(self) -> str:
+        """Name of the tensor it writes in the integer graph."""
+        return self.op.outputs[0]
+
+
+def pair_layers(step: StepGraph, graph: IntegerGraph) -> tuple[Layer, ...]:
+    """Pair the operations of a float step with those of an integer graph made from it, in running order.
+
+    Raises:
+        ExportError: The graph has other operations than the network.
+
+    Neither quantization path reorders operations, so the n-th of a kind is the n-th of that kind in the other world;
+    operations that only move or convert codes have no partner and need none.
+    """
+    nodes: dict[str, list[Node]] = {}
+    for node in step.module.graph.nodes:
+        if node.op == "call_function" and str(node.target) in _KINDS:
+            nodes.setdefault(_KINDS[str(node.target)], []).append(node)
+    found = [(op, _GRAPH_KINDS[op.kind]) for op in graph.ops if op.kind in _GRAPH_KINDS]
+    counts = {kind: sum(k == kind for _, k in found) for kind in {*nodes, *(k for _, k in found)}}
+    for kind, count in sorted(counts.items()):
+        if count != len(nodes.get(kind, [])):
+            raise ExportError(
+                f"integer graph {graph.name!r} has {count} operations of kind {kind!r}, the network "
+                f"{len(nodes.get(kind, []))}; export the graph from this network"
+            )
+    turns: dict[str, Iterator[Node]] = {kind: iter(group) for kind, group in nodes.items()}
+    return tuple(_layer(next(turns[kind]), op) for op, kind in found)
+
+
+def _layer(node: Node, op: Op) -> Layer:
+    relus = [user for user in node.users if str(user.target) == operations.RELU]
+    value = relus[0] if op.attrs.get("relu") and relus else node
+    return Layer(name=layer_name(node), node=node, value=value, op=op)
+
+
+def layer_name(node: Node) -> str:
+    """Module path and node name of a float operation, such as "blocks.0.pointwise.conv/conv1d_2"."""
+    return f"{place(node)[1:-1]}/{node.name}"
+
+
+def float_weight(step: StepGraph, layer: Layer) -> Float32:
+    """Weight ``[O, C/groups, K]`` or ``[O, C]`` of a weighted layer, batch norms folded."""
+    weight: Float32 = constant(step.module, layer.node.args[1]).numpy().astype(np.float32)
+    return weight
+
+
+def float_bias(step: StepGraph, layer: Layer) -> Float32 | None:
+    """Bias ``[O]``, or None."""
+    node = layer.node.args[2] if len(layer.node.args) > 2 else None
+    return None if node is None else constant(step.module, node).numpy().astype(np.float32)
+
+
+def is_weighted(layer: Layer) -> bool:
+    """Whether the layer multiplies by weights of its own."""
+    return str(layer.node.target) in operations.WEIGHTED
+
+
+def weight_source(graph: IntegerGraph, op: Op) -> str:
+    """Name of the constant that holds the weight, seen through a ``dequantize`` in front of a float operation."""
+    made = {o.outputs[0]: o for o in graph.ops if o.kind == "dequantize"}
+    name = op.inputs[1]
+    return made[name].inputs[0] if name in made else name
+
+
+def quantized_weight(graph: IntegerGraph, layer: Layer, shape: tuple[int, ...]) -> Float32:
+    """What the weight of the integer graph stands for, float32 in the layout ``shape`` of the float weight."""
+    name = weight_source(graph, layer.op)
+    tensor, data = graph.tensors[name], graph.constants[name]
+    real = data.astype(np.float32) if tensor.quant is None else dequantize(data, tensor.quant)
+    # [O, KT, 1, C/groups] to [O, C/groups, KT]; fully connected weights stand as they are.
+    ordered = real[:, :, 0, :].transpose(0, 2, 1) if real.ndim == 4 else real
+    return np.ascontiguousarray(ordered.reshape(shape))
+
+
+def channels_last(node: Node) -> bool:
+    """Whether a float value is ``[N, T, C]``, as features are, and not ``[N, C, T]``, as states are."""
+    if node.op == "placeholder":
+        return node.name == "features"
+    source = next(n for n in node.all_input_nodes if n.op != "get_attr")
+    return channels_last(source) != (str(node.target) in _TURNING)
+
+
+_TURNING = frozenset({"aten.transpose.int", "aten.permute.default"})
+
+
+def in_graph_layout(node: Node, value: torch.Tensor) -> Float32:
+    """A float value as ``[N, T, 1, C]``."""
+    array: Float32 = (value if channels_last(node) else value.transpose(1, 2)).numpy()
+    return array[:, :, None, :]
