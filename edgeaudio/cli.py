@@ -17,6 +17,8 @@ from edgeaudio.commands.demo import demo
 from edgeaudio.commands.export import export
 from edgeaudio.commands.inspect import inspect
 from edgeaudio.commands.parity import parity
+from edgeaudio.commands.sweep import sweep
+from edgeaudio.commands.theory import theory
 from edgeaudio.commands.train import train
 from edgeaudio_runtime.errors import EdgeAudioError
 
@@ -87,5 +89,5 @@ def main() -> None:
     """Turn a small PyTorch audio model into an int8 artifact that listens, with proof that nothing was lost."""
 
 
-for _command in (data, train, export, parity, bench, inspect, demo):
+for _command in (data, train, export, parity, bench, inspect, demo, sweep, theory):
     main.add_command(_command)

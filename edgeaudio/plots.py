@@ -189,6 +189,46 @@ def bar_plot(
     return _drawn(draw, x_label=x_label, y_label="", title=title, height=height)
 
 
+def interval_plot(
+    labels: Sequence[str],
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    *,
+    x_label: str,
+    title: str = "",
+) -> str:
+    """Points with their intervals, the first label on top, and a line at 0 to compare them with.
+
+    Args:
+        labels: One a point.
+        values: Of the points.
+        intervals: Lower and upper end, one pair a point.
+        x_label: With its unit.
+        title: Above the plot; empty for none.
+
+    Returns:
+        An ``<svg>`` element, as high as its points need.
+
+    Raises:
+        SpecError: There is not one value and one interval for each label.
+    """
+    if not len(labels) == len(values) == len(intervals):
+        counts = f"{len(values)} values and {len(intervals)} intervals"
+        raise SpecError(f"{counts} for {len(labels)} labels; give one of each for each label")
+
+    def draw(axes: Axes) -> None:
+        positions = np.arange(len(labels), dtype=float)
+        for position, (low, high) in zip(positions, intervals, strict=True):
+            axes.plot([low, high], [position, position], color="C0", linewidth=1.4)
+        axes.plot(list(values), positions, linestyle="", marker="o", markersize=4, color="C0")
+        axes.axvline(0.0, color="#8a8a8a", linewidth=1.0, linestyle="--")
+        axes.set_yticks(positions, labels)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+
+    return _drawn(draw, x_label=x_label, y_label="", title=title, height=0.9 + 0.2 * len(labels))
+
+
 def _drawn(
     draw: Callable[[Axes], None], *, x_label: str, y_label: str, title: str, height: float = HEIGHT_INCHES
 ) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,20 @@ def cache_option(command: Command) -> Command:
 def echo_json(document: object) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def command_line() -> str:
+    """The command at work as one types it, without the options that change no number."""
+    context = click.get_current_context()
+    words = ["edgeaudio", str(context.info_name)]
+    for parameter in context.command.params:
+        assert parameter.name is not None
+        value = context.params[parameter.name]
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif parameter.name not in _SAME_NUMBERS and value not in (None, parameter.get_default(context)):
+            words += [parameter.opts[-1], str(value)]
+    return shlex.join(words)
+
+
+_SAME_NUMBERS = ("as_json", "force", "cache", "output")

@@ -127,7 +127,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     """
     discordant = only_first + only_second
     tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**discordant)
+    return min(1.0, 2 * tail / (1 << discordant))
 
 
 def _resample_by_speaker(

@@ -1,0 +1,1 @@
+"""The table method x calibration x path: what each way of quantizing one checkpoint costs and saves."""
