@@ -9,7 +9,9 @@ from typing import Any
 
 from edgeaudio_models.ctc_net import CtcNet, CtcNetConfig
 from edgeaudio_models.ds_tc_resnet import DsTcResNet, DsTcResNetConfig
+from edgeaudio_models.gru_net import GruNet, GruNetConfig
 from edgeaudio_models.streaming import StreamingModule
+from edgeaudio_models.tc_resnet import TcResNet, TcResNetConfig
 from edgeaudio_runtime.errors import SpecError
 
 
@@ -28,6 +30,8 @@ class Architecture:
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "ds_tc_resnet": Architecture(task="keyword", config_type=DsTcResNetConfig, build=DsTcResNet),
+        "tc_resnet": Architecture(task="keyword", config_type=TcResNetConfig, build=TcResNet),
+        "gru_net": Architecture(task="keyword", config_type=GruNetConfig, build=GruNet),
         "ctc_net": Architecture(task="ctc", config_type=CtcNetConfig, build=CtcNet),
     }
 )

@@ -58,15 +58,15 @@ class StreamingConv(nn.Module):
 
 
 class PointwiseConv(nn.Module):
-    """Mix channels frame by frame: conv1d of kernel 1 -> batch norm."""
+    """Mix channels frame by frame: conv1d of kernel 1 -> batch norm; a stride keeps the first of that many frames."""
 
-    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+    def __init__(self, n_inputs: int, n_outputs: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(n_inputs, n_outputs, 1, bias=False)
+        self.conv = nn.Conv1d(n_inputs, n_outputs, 1, stride=stride, bias=False)
         self.batch_norm = nn.BatchNorm1d(n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, n_inputs, T]`` to ``[N, n_outputs, T]``."""
+        """``[N, n_inputs, T]`` to ``[N, n_outputs, T // stride]``."""
         y: Tensor = self.batch_norm(self.conv(x))
         return y
 

@@ -32,7 +32,11 @@ class StreamingModule(nn.Module, ABC):
     outputs_per_step: int
     """Logit vectors one step yields."""
     receptive_field_frames: int
-    """Feature frames from the oldest to the newest that one logit vector depends on, both counted."""
+    """Feature frames from the oldest to the newest that one logit vector depends on, both counted.
+
+    Of a recurrent network: without what its hidden state remembers of older ones."""
+    recurrent: bool = False
+    """Whether a state is computed from its own past, so that what was heard never leaves it altogether."""
     latency_frames: int
     """Frames between the newest frame a logit vector depends on and the end of its part of the step (0: all used)."""
     state_names: tuple[str, ...]

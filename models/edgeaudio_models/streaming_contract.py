@@ -199,11 +199,11 @@ def _check_receptive_field(
         frames = seen.nonzero()[:, 0]
         if len(frames):
             field, latency = int(frames[-1] - frames[0]) + 1, shape[1] - 1 - int(frames[-1])
-        if (field, latency) == (module.receptive_field_frames, module.latency_frames):
+        if field >= module.receptive_field_frames and latency == module.latency_frames:
             break
     if latency != module.latency_frames:
         raise ContractError(f"latency_frames={module.latency_frames} is declared, {latency} was measured; declare that")
-    if field != module.receptive_field_frames:
+    if field < module.receptive_field_frames or (field > module.receptive_field_frames and not module.recurrent):
         more = "at least " if bool(seen[0]) else ""
         declared = f"receptive_field_frames={module.receptive_field_frames}"
         raise ContractError(f"{declared} is declared, {more}{field} was measured; declare that")
