@@ -13,12 +13,12 @@ from edgeaudio_runtime.requantization import requantizer
 
 
 def sigmoid_kernel(graph: IntegerGraph, op: Op) -> Kernel:
-    """``1 / (1 + exp(-x))``, int8 by a table of 256 codes."""
+    """``1 / (1 + exp(-x))``, codes by a table of all of them."""
     return _table_kernel(graph, op, lambda x: 1.0 / (1.0 + np.exp(-x)))
 
 
 def tanh_kernel(graph: IntegerGraph, op: Op) -> Kernel:
-    """``tanh(x)``, int8 by a table of 256 codes."""
+    """``tanh(x)``, codes by a table of all of them."""
     return _table_kernel(graph, op, np.tanh)
 
 
@@ -36,6 +36,8 @@ def softmax_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     source, target = graph.tensors[op.inputs[0]].quant, graph.tensors[op.outputs[0]].quant
     if source is None or target is None:
         return lambda arrays, steps: _softmax(arrays[0])
+    if source.dtype != "int8":
+        return lambda arrays, steps: quantize(_softmax(dequantize(arrays[0], source)), target)
     table = np.exp(np.arange(-255, 1).astype(np.float32) * np.float32(source.scale[0])).astype(np.float32)
     return lambda arrays, steps: _softmax_codes(arrays[0], table, target)
 
@@ -61,7 +63,11 @@ def mean_frequency_kernel(graph: IntegerGraph, op: Op) -> Kernel:
         return lambda arrays, steps: arrays[0].mean(axis=2, keepdims=True, dtype=np.float32)
     bins = x.shape[2]
     requantize = requantizer(
-        graph.requantization, scale_in=x.quant.scale[0], scale_weight=np.float32(1 / bins), output=output.quant
+        graph.requantization,
+        scale_in=x.quant.scale[0],
+        scale_weight=np.float32(1 / bins),
+        output=output.quant,
+        wide=x.dtype == "int16",
     )
     offset = np.int32(bins * x.quant.zero_point)
     return lambda arrays, steps: requantize(arrays[0].sum(axis=2, keepdims=True, dtype=np.int32) - offset)

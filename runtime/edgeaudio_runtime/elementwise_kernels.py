@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
 from edgeaudio_runtime.kernel import Array, Kernel
 from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
-from edgeaudio_runtime.requantization import requantizer
+from edgeaudio_runtime.requantization import float_multiplier, requantizer
 
 
 def add_kernel(graph: IntegerGraph, op: Op) -> Kernel:
@@ -56,15 +57,21 @@ def mul_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     first, second, output = _tensors(graph, op)
     if first.quant is None or second.quant is None or output.quant is None:
         return _float_kernel(op, lambda a, b: a * b)
+    has_int16 = "int16" in (first.dtype, second.dtype, output.dtype)
+    scale_in, scale_weight, result = first.quant.scale[0], second.quant.scale[0], output.quant
+    if has_int16:
+        # LiteRT works this multiplier out in float32 before it splits it.
+        scale_in = float(float_multiplier(scale_in, scale_weight, result.scale[0]))
+        scale_weight, result = 1.0, replace(result, scale=(1.0,))
     requantize = requantizer(
-        graph.requantization,
-        scale_in=first.quant.scale[0],
-        scale_weight=second.quant.scale[0],
-        output=output.quant,
+        _rule(graph, first, second, output),
+        scale_in=scale_in,
+        scale_weight=scale_weight,
+        output=result,
         relu=bool(op.attrs.get("relu")),
     )
     # 17 bits times 17 bits: above 2**31 only for int16, where int64 is needed.
-    wide = np.dtype(np.int64 if "int16" in (first.dtype, second.dtype) else np.int32)
+    wide = np.dtype(np.int64 if has_int16 else np.int32)
     zero_a, zero_b = wide.type(first.quant.zero_point), wide.type(second.quant.zero_point)
 
     def run(arrays: list[Array], steps: int) -> Array:
@@ -102,10 +109,16 @@ def dequantize_kernel(graph: IntegerGraph, op: Op) -> Kernel:
 
 def requantize_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     """Codes to codes of other parameters, by the graph's rule with multiplier ``s_i / s_o``."""
-    source, target = _quant(graph.tensors[op.inputs[0]]), _quant(graph.tensors[op.outputs[0]])
-    requantize = requantizer(graph.requantization, scale_in=source.scale[0], scale_weight=1.0, output=target)
+    tensors = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
+    source, target = map(_quant, tensors)
+    requantize = requantizer(_rule(graph, *tensors), scale_in=source.scale[0], scale_weight=1.0, output=target)
     zero = np.int32(source.zero_point)
     return lambda arrays, steps: requantize(arrays[0].astype(np.int32) - zero)
+
+
+def _rule(graph: IntegerGraph, *tensors: Tensor) -> str:
+    """The graph's rule; with int16 codes the one that all known int16 kernels follow."""
+    return "tflm" if any(tensor.dtype == "int16" for tensor in tensors) else graph.requantization
 
 
 def _float_kernel(op: Op, compute: Any) -> Kernel:

@@ -53,13 +53,17 @@ point; output channel ``o`` reads the input channels of group ``o // (O // group
 indices.
 ``relu``, ``clamp``: ``low``/``high`` are codes; input and output share quantization. ``relu: true`` on another
 operation clamps at the output's zero point.
-``sigmoid``, ``tanh``, ``softmax`` (last axis): int8 to int8. ``quantize``: float32 to codes; ``dequantize``: codes to
-float32; ``requantize``: codes to codes of other parameters.
-A conv, fully_connected, add, sub, mul, mean_frequency, relu, sigmoid, tanh or softmax whose tensors are float32 is a
-float island.
+``sigmoid``, ``tanh``, ``softmax`` (last axis): codes to codes. ``quantize``: float32 to codes; ``dequantize``: codes
+or a float16 constant to float32; ``requantize``: codes to codes of other parameters.
+Codes are int8, or int16 with zero point 0. A conv, fully_connected, add, sub, mul, mean_frequency, merge_frequency,
+concat, slice, relu, sigmoid, tanh or softmax whose tensors are float32 is a float island; its weights and biases are
+float32 constants, or constants of int8, int32 or float16 widened by ``dequantize`` (per channel where they are).
 """
 
-DTYPES = ("int8", "int16", "int32", "float32")
+DTYPES = ("int8", "int16", "int32", "float16", "float32")
+"""Types of tensors; float16 is for stored constants, nothing computes in it."""
+
+_REALS = frozenset({"float16", "float32"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,15 +77,15 @@ class Tensor:
     dtype: str
     """One of :data:`DTYPES`."""
     quant: QuantParams | None = None
-    """None exactly when ``dtype`` is "float32"."""
+    """None exactly when ``dtype`` is "float32" or "float16"."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise SpecError(f"tensor {self.name!r}: dtype={self.dtype!r} must be one of {list(DTYPES)}")
-        if (self.quant is None) != (self.dtype == "float32"):
+        if (self.quant is None) != (self.dtype in _REALS):
             raise SpecError(
                 f"tensor {self.name!r}: dtype={self.dtype!r} and quant={self.quant};"
-                " integer tensors have one, float32 has none"
+                " integer tensors have one, float32 and float16 have none"
             )
         if self.quant is not None and self.quant.dtype != self.dtype:
             raise SpecError(
@@ -160,6 +164,9 @@ class IntegerGraph:
             if tuple(data.shape) != tensor.shape or data.dtype != np.dtype(tensor.dtype):
                 have, wanted = f"{data.dtype}{list(data.shape)}", f"{tensor.dtype}{list(tensor.shape)}"
                 raise SpecError(f"constant {name!r}: data is {have}, the tensor {wanted}")
+        computed = [t.name for t in self.tensors.values() if t.dtype == "float16" and t.name not in self.constants]
+        if computed:
+            raise SpecError(f"tensors {computed} are float16 and no constants; compute in float32 and store in float16")
 
     def _check_order(self) -> None:
         known = {self.input, *self.constants, *(s.input for s in self.states)}

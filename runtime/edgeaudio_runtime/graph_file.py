@@ -17,11 +17,14 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.errors import BundleError, SpecError
 from edgeaudio_runtime.graph import IntegerGraph, Op, StateSpec, Tensor
+from edgeaudio_runtime.graph_constants import widened_constants
 from edgeaudio_runtime.graph_shapes import MAX_ELEMENTS, check_shapes
 from edgeaudio_runtime.quantization import QuantParams
 
 FORMAT = "edgeaudio.integer_graph"
-VERSION = 1
+VERSION = 2
+"""The newest form this runtime reads. 1: codes and float32 only. 2: constants that ``dequantize`` widens, float16 among
+them. A graph is written in the oldest form that can say it, so that older runtimes read what they can run."""
 ALIGNMENT = 16
 
 _GRAPH_FIELDS = frozenset(
@@ -54,7 +57,7 @@ def graph_to_bytes(graph: IntegerGraph) -> tuple[bytes, bytes]:
     constants, blob = _pack_constants(graph)
     document = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": _version(graph),
         "name": graph.name,
         "requantization": graph.requantization,
         "input": graph.input,
@@ -94,9 +97,9 @@ def _parse(json_bytes: bytes) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BundleError(f"model.json must be an object with format={FORMAT!r}; export the bundle again")
     version = document.get("version")
-    if version != VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise BundleError(
-            f"model.json has version={version!r}, this runtime reads {VERSION}; upgrade edgeaudio-runtime"
+            f"model.json has version={version!r}, this runtime reads up to {VERSION}; upgrade edgeaudio-runtime"
         )
     _only_known(document, _GRAPH_FIELDS, "graph")
     return document
@@ -116,6 +119,10 @@ def _graph_from_document(document: dict[str, Any], blob: bytes) -> IntegerGraph:
     )
     check_shapes(graph)
     return graph
+
+
+def _version(graph: IntegerGraph) -> int:
+    return 2 if widened_constants(graph) else 1
 
 
 def _pack_constants(graph: IntegerGraph) -> tuple[list[dict[str, Any]], bytes]:

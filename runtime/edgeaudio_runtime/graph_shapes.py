@@ -41,6 +41,7 @@ def check_shapes(graph: IntegerGraph) -> None:
             ) from error
         if output.shape != expected:
             raise SpecError(f"operation {_label(op)}: output shape {list(output.shape)} must be {list(expected)}")
+        _check_activations(graph, op, inputs, output)
         _check_quantization(op, inputs, output)
     _check_boundary(graph)
 
@@ -54,10 +55,21 @@ def _check_boundary(graph: IntegerGraph) -> None:
         raise SpecError(f"output {graph.output!r}: shape={list(graph.output_tensor.shape)} must be [1, T, 1, n_labels]")
 
 
-def _check_quantization(op: Op, inputs: list[Tensor], output: Tensor) -> None:
-    for tensor in (inputs[0], output):
+def _check_activations(graph: IntegerGraph, op: Op, inputs: list[Tensor], output: Tensor) -> None:
+    widens_constant = op.kind == "dequantize" and inputs[0].name in graph.constants
+    for tensor in (output,) if widens_constant else (inputs[0], output):
         if tensor.quant is not None and tensor.quant.axis is not None:
             raise SpecError(f"operation {_label(op)}: activation {tensor.name!r} must be quantized per tensor")
+        if tensor.dtype == "int16" and tensor.zero_code != 0:
+            raise SpecError(f"operation {_label(op)}: zero_point={tensor.zero_code} of int16 {tensor.name!r} must be 0")
+    if widens_constant and inputs[0].quant is not None and inputs[0].quant.axis not in {None, 0}:
+        raise SpecError(f"operation {_label(op)}: constant {inputs[0].name!r} must be per tensor or along axis 0")
+    halves = [tensor.name for tensor in inputs if tensor.dtype == "float16"]
+    if halves and op.kind != "dequantize":
+        raise SpecError(f"operation {_label(op)}: {halves} are float16; widen them with dequantize first")
+
+
+def _check_quantization(op: Op, inputs: list[Tensor], output: Tensor) -> None:
     if op.kind in _SHARED_QUANT and any(tensor.quant != output.quant for tensor in inputs):
         raise SpecError(f"operation {_label(op)}: inputs and output must share scale and zero point")
     if op.kind in {"conv", "fully_connected"} and output.dtype != "float32":
@@ -66,9 +78,10 @@ def _check_quantization(op: Op, inputs: list[Tensor], output: Tensor) -> None:
         raise SpecError(f"operation {_label(op)}: quantize goes from float32 to codes")
     if op.kind == "dequantize" and (inputs[0].dtype == "float32" or output.dtype != "float32"):
         raise SpecError(f"operation {_label(op)}: dequantize goes from codes to float32")
-    if op.kind not in {"quantize", "dequantize"} and (inputs[0].dtype == "float32") != (output.dtype == "float32"):
+    strangers = [tensor for tensor in inputs if (tensor.dtype == "float32") != (output.dtype == "float32")]
+    if strangers and op.kind not in {"quantize", "dequantize"}:
         raise SpecError(
-            f"operation {_label(op)}: input {inputs[0].dtype} and output {output.dtype} mix codes and float32"
+            f"operation {_label(op)}: input {strangers[0].dtype} and output {output.dtype} mix codes and float32"
         )
 
 

@@ -102,20 +102,19 @@ class Requantizer:
 
     def __call__(self, acc: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Codes for exact integer accumulators given in any numeric dtype that holds them exactly."""
+        if self.wide:
+            return self._clip(scale_wide(acc.astype(np.int64), self.fixed_point))
         if self.rule == "fp32":
             scaled = np.rint(acc.astype(np.float32, copy=False) * self.multiplier)
             # Clipping before the zero point is added keeps every sum below 2**24, exact in float32.
             np.clip(scaled, self.low - self.zero_point, self.high - self.zero_point, out=scaled)
             scaled += np.float32(self.zero_point)
             return np.asarray(scaled, dtype=self.dtype)
-        integers = acc.astype(np.int64)
-        if self.wide:
-            scaled_int = scale_wide(integers, self.fixed_point)
-        elif self.rule == "tflm":
-            scaled_int = scale_double_rounding(integers, self.fixed_point)
-        else:
-            scaled_int = scale_single_rounding(integers, self.fixed_point)
-        return np.clip(scaled_int + self.zero_point, self.low, self.high).astype(self.dtype)
+        scale = scale_double_rounding if self.rule == "tflm" else scale_single_rounding
+        return self._clip(scale(acc.astype(np.int64), self.fixed_point))
+
+    def _clip(self, scaled: Int64) -> npt.NDArray[Any]:
+        return np.clip(scaled + self.zero_point, self.low, self.high).astype(self.dtype)
 
 
 def requantizer(

@@ -164,14 +164,12 @@ def test_litert_delegates_the_whole_graph() -> None:
     assert boundary <= set(delegates[0]["outputs"].tolist())
 
 
-def test_int16_tensors_are_refused_by_name() -> None:
+def test_litert_refuses_operations_that_mix_int8_and_int16() -> None:
     g = GraphBuilder()
-    quant = QuantParams(scale=(0.1,), dtype="int16")
-    g.activation("features", (1, 1, 1, 3), quant)
-    graph = g.build(g.op("relu", ("features",), (1, 1, 1, 3), quant))
-    for target, name in ((to_onnx, "onnx"), (to_tflite, "tflite")):
-        with pytest.raises(ExportError, match=rf"'features'.* are int16, which the {name} target does not write"):
-            target(graph)
+    g.activation("features", (1, 4, 1, 3), QuantParams(scale=(0.1,)))
+    graph = g.build(g.conv("features", 2, (1, 1), QuantParams(scale=(0.001,), dtype="int16")))
+    with pytest.raises(ExportError, match=r"'conv' .conv_0. has tensors of types .'int8', 'int16'., for which LiteRT"):
+        to_tflite(graph)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ OTHER = QuantParams(scale=(0.2,))
     ("fields", "message"),
     [
         ({"dtype": "int4"}, "dtype='int4' must be one of"),
-        ({"quant": None}, "integer tensors have one, float32 has none"),
+        ({"quant": None}, "integer tensors have one, float32 and float16 have none"),
         ({"dtype": "int16"}, "dtype='int16' but its quantization says 'int8'"),
         ({"shape": (1, 0)}, r"shape=\(1, 0\) must have sizes >= 1"),
     ],

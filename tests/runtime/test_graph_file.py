@@ -68,7 +68,10 @@ def reshape_tensor(document: Document, shape: list[object]) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Document], Any], str]] = {
-    "newer version": (lambda d: d.update(version=2), "version=2, this runtime reads 1; upgrade edgeaudio-runtime"),
+    "newer version": (
+        lambda d: d.update(version=3),
+        "version=3, this runtime reads up to 2; upgrade edgeaudio-runtime",
+    ),
     "other format": (lambda d: d.update(format="onnx"), "must be an object with format='edgeaudio.integer_graph'"),
     "unknown field": (lambda d: d.update(colour="red"), r"unknown graph fields \['colour'\]"),
     "unknown kind": (lambda d: d["ops"][0].update(kind="lstm"), "operation kind='lstm' is not in the integer graph"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio_export.targets.stored_constants import stored_constants
 from edgeaudio_runtime.graph import IntegerGraph, Op
 
 
@@ -17,14 +18,11 @@ def band_matrix(graph: IntegerGraph, op: Op) -> npt.NDArray[Any] | None:
     products as the convolution, hence the same accumulators.
     """
     x, out = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
-    weight_tensor, bias_tensor = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[2]]
-    weight, bias = graph.constants[op.inputs[1]], graph.constants[op.inputs[2]]
-    scales = {len(set(t.quant.scale)) for t in (weight_tensor, bias_tensor) if t.quant is not None}
-    alike = bool((weight == weight[:1]).all() and (bias == bias[:1]).all()) and scales <= {1}
+    stored, bias = stored_constants(graph, op)
+    weight = stored.data
     depthwise = op.attrs.get("groups", 1) == x.shape[3] == weight.shape[0]
-    if not (
-        alike and depthwise and x.shape[2] == 1 and weight.shape[2] == 1 and op.attrs.get("pad_f", (0, 0)) == (0, 0)
-    ):
+    flat = x.shape[2] == 1 and weight.shape[2] == 1 and op.attrs.get("pad_f", (0, 0)) == (0, 0)
+    if not (depthwise and flat and stored.is_alike and bias.is_alike):
         return None
     stride, dilation = op.attrs.get("stride", (1, 1))[0], op.attrs.get("dilation", (1, 1))[0]
     rows = np.zeros((out.shape[1], 1, 1, x.shape[1]), weight.dtype)

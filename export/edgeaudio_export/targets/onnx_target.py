@@ -1,9 +1,11 @@
-"""The integer graph as an ONNX file with int8 inputs, outputs and states, the same codes at every optimization level.
+"""The integer graph as an ONNX file; all of it that is int8 gives the same codes at every optimization level.
 
-Convolutions are QLinearConv on int8 codes with int32 biases: as DequantizeLinear, Conv, QuantizeLinear they would be
+Convolutions on int8 codes are QLinearConv with int32 biases: as DequantizeLinear, Conv, QuantizeLinear they would be
 float arithmetic wherever a session's options keep them from being fused, and 6 % of a net's codes then differ.
 The other operations keep the DequantizeLinear, operation, QuantizeLinear form, which is exact for them. A relu is the
-saturation at the zero point or a Clip on codes. Inside, tensors are ``[N, C, T, F]``.
+saturation at the zero point or a Clip on codes. What has int16 codes is that form throughout, and float islands are
+plain float32 operations whose weights a DequantizeLinear or Cast widens where they are stored narrow. Inside, tensors
+are ``[N, C, T, F]``.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgeaudio_export.errors import ExportError
 from edgeaudio_export.targets.inner_names import with_inner_names
 from edgeaudio_export.targets.onnx_writer import OnnxWriter
+from edgeaudio_export.targets.stored_constants import stored_constants
 from edgeaudio_export.targets.unit_depthwise import unit_depthwise
 from edgeaudio_runtime.graph import IntegerGraph, Op
 from edgeaudio_runtime.graph_shapes import slice_bounds
@@ -31,16 +33,16 @@ def to_onnx(graph: IntegerGraph) -> bytes:
     """Write ``graph`` as an ONNX model.
 
     Returns:
-        The file: input ``features`` and output ``logits`` as int8 codes ``[1, T, F, C]``; ``state_<i>_in`` and
-        ``state_<i>_out`` as int8 codes ``[1, C, T, F]``, i the index in ``graph.states``. The graph's name and
-        requantization rule stand in the model's metadata.
+        The file: input ``features`` and output ``logits`` as codes ``[1, T, F, C]``; ``state_<i>_in`` and
+        ``state_<i>_out`` as codes (float32 in float islands) ``[1, C, T, F]``, i the index in ``graph.states``. The
+        graph's name and requantization rule stand in the model's metadata.
 
     Raises:
-        ExportError: the graph has int16 tensors, which ONNX Runtime computes in float.
+        ExportError: weights are computed from activations.
+
+    ONNX Runtime has no integer kernels for int16 codes: those operations are DequantizeLinear, float32, QuantizeLinear
+    (opset 21), which rounds like no engine that computes in integers.
     """
-    names = sorted(t.name for t in graph.tensors.values() if t.dtype == "int16")
-    if names:
-        raise ExportError(f"tensors {names[:3]} are int16, which the onnx target does not write; quantize them to int8")
     writer = OnnxWriter(with_inner_names(graph))
     writer.begin()
     for op in writer.graph.ops:
@@ -51,16 +53,13 @@ def to_onnx(graph: IntegerGraph) -> bytes:
 
 
 def _conv(writer: OnnxWriter, op: Op) -> None:
-    graph = writer.graph
-    weight, bias = (graph.tensors[name] for name in op.inputs[1:])
-    writer.convolve(op, graph.constants[weight.name], weight.quant, graph.constants[bias.name], op.attrs)
+    writer.convolve(op, *stored_constants(writer.graph, op), op.attrs)
 
 
 def _fully_connected(writer: OnnxWriter, op: Op) -> None:
-    graph = writer.graph
-    weight, bias = (graph.tensors[name] for name in op.inputs[1:])
-    pointwise = graph.constants[weight.name][:, None, None, :]
-    writer.convolve(op, pointwise, weight.quant, graph.constants[bias.name], op.attrs)
+    weight, bias = stored_constants(writer.graph, op)
+    out_channels, channels = weight.data.shape
+    writer.convolve(op, weight.shaped(out_channels, 1, 1, channels), bias, op.attrs)
 
 
 def _mean_frequency(writer: OnnxWriter, op: Op) -> None:
@@ -68,13 +67,16 @@ def _mean_frequency(writer: OnnxWriter, op: Op) -> None:
 
 
 def _requantize(writer: OnnxWriter, op: Op) -> None:
-    _unit_depthwise(writer, op, bins=1)
+    if writer.is_int16(op):
+        writer.write_real(op, writer.real(op.inputs[0], op))
+    else:
+        _unit_depthwise(writer, op, bins=1)
 
 
 def _unit_depthwise(writer: OnnxWriter, op: Op, *, bins: int) -> None:
     """Sum over ``bins`` bins with weight 1 of scale ``1 / bins``: the form whose rounding every engine shares."""
-    weight, weight_quant, bias, _ = unit_depthwise(writer.graph.tensors[op.inputs[0]], bins)
-    writer.convolve(op, weight, weight_quant, bias, {"groups": weight.shape[0]})
+    weight, bias = unit_depthwise(writer.graph.tensors[op.inputs[0]], bins)
+    writer.convolve(op, weight, bias, {"groups": weight.data.shape[0]})
 
 
 def _concat(writer: OnnxWriter, op: Op) -> None:
@@ -105,14 +107,23 @@ def _relu(writer: OnnxWriter, op: Op) -> None:
     tensor = writer.graph.tensors[op.inputs[0]]
     if tensor.quant is None:
         writer.node("Relu", [writer.value(op.inputs[0])], op.outputs[0])
+    elif tensor.dtype == "int16":
+        _real("Relu")(writer, op)
     else:
         zero, high = tensor.quant.zero_point, tensor.quant.high
         writer.clip(writer.value(op.inputs[0]), op.outputs[0], tensor.dtype, zero, high)
 
 
 def _clamp(writer: OnnxWriter, op: Op) -> None:
-    dtype = writer.graph.tensors[op.inputs[0]].dtype
-    writer.clip(writer.value(op.inputs[0]), op.outputs[0], dtype, op.attrs["low"], op.attrs["high"])
+    tensor, (low, high) = writer.graph.tensors[op.inputs[0]], (op.attrs["low"], op.attrs["high"])
+    if tensor.quant is None or tensor.dtype != "int16":
+        writer.clip(writer.value(op.inputs[0]), op.outputs[0], tensor.dtype, low, high)
+        return
+    # Clip has no int16 kernel; in units of codes float32 is exact.
+    unit, label = replace(tensor.quant, scale=(1.0,)), op.outputs[0]
+    real = writer.dequantize(writer.value(op.inputs[0]), unit, f"{label}/real")
+    writer.clip(real, f"{label}/clipped", "float32", low, high)
+    writer.quantize(f"{label}/clipped", unit, label)
 
 
 def _real(kind: str, **attributes: Any) -> Callable[[OnnxWriter, Op], None]:
@@ -150,6 +161,8 @@ def _quantize(writer: OnnxWriter, op: Op) -> None:
 
 
 def _dequantize(writer: OnnxWriter, op: Op) -> None:
+    if op.inputs[0] in writer.graph.constants:
+        return  # widened where it is read, in the layout that its reader wants
     quant = writer.graph.tensors[op.inputs[0]].quant
     assert quant is not None
     writer.dequantize(writer.value(op.inputs[0]), quant, op.outputs[0])

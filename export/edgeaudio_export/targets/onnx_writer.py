@@ -10,14 +10,22 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeaudio_export.targets.stored_constants import StoredConstant
 from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
+from edgeaudio_runtime.graph_constants import widened_constants
 from edgeaudio_runtime.quantization import QuantParams
 
-OPSET = 20
-_IR_VERSION = 9
+OPSET, _IR_VERSION = 20, 9
+_INT16_OPSET, _INT16_IR_VERSION = 21, 10
+"""The first ones whose QuantizeLinear knows int16; files without it stay readable by older runtimes."""
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 _TO_CHANNELS_LAST = (0, 2, 3, 1)
-_ELEMENT_TYPES = {"int8": TensorProto.INT8, "int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
+_ELEMENT_TYPES = {
+    "int8": TensorProto.INT8,
+    "int16": TensorProto.INT16,
+    "int32": TensorProto.INT32,
+    "float32": TensorProto.FLOAT,
+}
 
 
 class OnnxWriter:
@@ -30,6 +38,7 @@ class OnnxWriter:
         # The name a tensor has in the file; inputs have fixed ones.
         self.names = {state.input: f"state_{i}_in" for i, state in enumerate(graph.states)}
         self.names[graph.input] = "features/channels_first"
+        self._widened = widened_constants(graph)
 
     def begin(self) -> None:
         """Add what leads from the feature input inwards."""
@@ -48,8 +57,10 @@ class OnnxWriter:
             inputs.append(self._info(f"state_{i}_in", tensor, channels_first(tensor.shape)))
             outputs.append(self._info(f"state_{i}_out", tensor, channels_first(tensor.shape)))
         body = helper.make_graph(self.nodes, graph.name, inputs, outputs, list(self.initializers.values()))
+        has_int16 = any(tensor.dtype == "int16" for tensor in graph.tensors.values())
+        opset, ir_version = (_INT16_OPSET, _INT16_IR_VERSION) if has_int16 else (OPSET, _IR_VERSION)
         model = helper.make_model(
-            body, producer_name="edgeaudio", ir_version=_IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
+            body, producer_name="edgeaudio", ir_version=ir_version, opset_imports=[helper.make_opsetid("", opset)]
         )
         helper.set_model_props(model, {"edgeaudio.graph": graph.name, "edgeaudio.requantization": graph.requantization})
         return model
@@ -69,11 +80,32 @@ class OnnxWriter:
         return name
 
     def value(self, name: str) -> str:
-        """Name in the file of a graph tensor; a constant becomes an initializer."""
+        """Name in the file of a graph tensor; a constant becomes an initializer, widened if it is stored narrow."""
+        if name in self._widened and name not in self.names:
+            source = self._widened[name]
+            stored = StoredConstant(
+                data=self.graph.constants[source], quant=self.graph.tensors[source].quant, is_widened=True
+            )
+            self.names[name] = self.stored(name, stored)
         if name in self.graph.constants and name not in self.names:
             data = self.graph.constants[name]
             self.names[name] = self.constant(name, data.transpose(_TO_CHANNELS_FIRST) if data.ndim == 4 else data)
         return self.names.get(name, name)
+
+    def stored(self, label: str, stored: StoredConstant, *, real: bool = False) -> str:
+        """Add a weight or bias, channels first; widened where it is stored narrow, or where ``real`` asks for it."""
+        data = stored.data.transpose(_TO_CHANNELS_FIRST) if stored.data.ndim == 4 else stored.data
+        if not (stored.is_widened or (real and stored.quant is not None)):
+            return self.constant(label, data)
+        narrow = self.constant(f"{label}/stored", data)
+        if stored.quant is None:
+            return self.node("Cast", [narrow], label, to=TensorProto.FLOAT)
+        return self.dequantize(narrow, stored.quant, label)
+
+    def is_int16(self, op: Op) -> bool:
+        """Whether an operation reads or writes int16 codes, which no integer kernel of ONNX Runtime takes."""
+        names = (op.inputs[0], op.outputs[0])
+        return any(self.graph.tensors[name].dtype == "int16" for name in names)
 
     def real(self, name: str, op: Op) -> str:
         """A graph tensor as float32: itself, or dequantized for this reader alone, as fusion wants it."""
@@ -83,7 +115,9 @@ class OnnxWriter:
         return self.dequantize(self.value(name), tensor.quant, f"{op.outputs[0]}/real_{op.inputs.index(name)}")
 
     def dequantize(self, codes: str, quant: QuantParams, output: str) -> str:
-        return self.node("DequantizeLinear", [codes, *self.parameters(quant, output)], output)
+        # A per-channel constant is one of weights or biases, whose channels are the first axis here too.
+        axis = {} if quant.axis is None else {"axis": quant.axis}
+        return self.node("DequantizeLinear", [codes, *self.parameters(quant, output)], output, **axis)
 
     def quantize(self, real: str, quant: QuantParams, output: str) -> str:
         return self.node("QuantizeLinear", [real, *self.parameters(quant, output)], output)
@@ -102,6 +136,8 @@ class OnnxWriter:
         relu = bool(op.attrs.get("relu"))
         if quant is None:
             self.names[output.name] = self.node("Relu", [real], output.name) if relu else real
+        elif relu and quant.dtype == "int16":
+            self.quantize(self.node("Relu", [real], f"{output.name}/relu"), quant, output.name)
         elif relu and quant.zero_point > quant.low:
             codes = self.quantize(real, quant, f"{output.name}/unclipped")
             self.clip(codes, output.name, output.dtype, quant.zero_point, quant.high)
@@ -118,34 +154,36 @@ class OnnxWriter:
     def convolve(
         self,
         op: Op,
-        weight: npt.NDArray[Any],
-        weight_quant: QuantParams | None,
-        bias: npt.NDArray[Any],
+        weight: StoredConstant,
+        bias: StoredConstant,
         attrs: Mapping[str, Any],
     ) -> None:
-        """A convolution with ``weight [O, KT, KF, C/groups]``: QLinearConv on codes, Conv on float32."""
+        """A convolution with ``weight [O, KT, KF, C/groups]``: QLinearConv on int8 codes, else Conv on float32."""
         x, output = self.graph.tensors[op.inputs[0]], self.graph.tensors[op.outputs[0]]
         pad_low, pad_high = attrs.get("pad_f", (0, 0))
         attributes = {
-            "kernel_shape": weight.shape[1:3],
+            "kernel_shape": weight.data.shape[1:3],
             "strides": attrs.get("stride", (1, 1)),
             "dilations": attrs.get("dilation", (1, 1)),
             "group": int(attrs.get("groups", 1)),
             "pads": (0, pad_low, 0, pad_high),
         }
         label = output.name
-        kernel = self.constant(f"{label}/weight", weight.transpose(_TO_CHANNELS_FIRST))
-        offset = self.constant(f"{label}/bias", bias)
-        if x.quant is None or output.quant is None or weight_quant is None:
-            self.write_real(op, self.node("Conv", [self.value(x.name), kernel, offset], f"{label}/real", **attributes))
+        if x.quant is None or output.quant is None or weight.quant is None or self.is_int16(op):
+            inputs = [
+                self.real(x.name, op),
+                self.stored(f"{label}/weight", weight, real=True),
+                self.stored(f"{label}/bias", bias, real=True),
+            ]
+            self.write_real(op, self.node("Conv", inputs, f"{label}/real", **attributes))
             return
         inputs = [
             self.value(x.name),
             *self.parameters(x.quant, f"{label}/x"),
-            kernel,
-            *self.parameters(weight_quant, f"{label}/weight"),
+            self.stored(f"{label}/weight", weight),
+            *self.parameters(weight.quant, f"{label}/weight"),
             *self.parameters(output.quant, f"{label}/y"),
-            offset,
+            self.stored(f"{label}/bias", bias),
         ]
         clipped = bool(op.attrs.get("relu")) and output.quant.zero_point > output.quant.low
         codes = self.node("QLinearConv", inputs, f"{label}/unclipped" if clipped else label, **attributes)

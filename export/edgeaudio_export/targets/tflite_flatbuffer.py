@@ -15,6 +15,8 @@ _TENSOR_TYPES = {
     "int8": schema.TensorType.INT8,
     "int16": schema.TensorType.INT16,
     "int32": schema.TensorType.INT32,
+    "int64": schema.TensorType.INT64,
+    "float16": schema.TensorType.FLOAT16,
     "float32": schema.TensorType.FLOAT32,
 }
 _FILE_IDENTIFIER = b"TFL3"
@@ -35,6 +37,7 @@ class TfliteFlatbuffer:
         self._graph = schema.SubGraphT()
         self._graph.name = name
         self._graph.tensors, self._graph.operators = [], []
+        self._dtypes: list[str] = []
         self._opcodes: dict[tuple[int, int], int] = {}
 
     def tensor(
@@ -54,7 +57,12 @@ class TfliteFlatbuffer:
         if quant is not None:
             tensor.quantization = _quantization(quant, axis if quant.axis is not None else None)
         self._graph.tensors.append(tensor)
+        self._dtypes.append(dtype)
         return len(self._graph.tensors) - 1
+
+    def dtype(self, index: int) -> str:
+        """Type of a tensor, by its numpy name."""
+        return self._dtypes[index]
 
     def integers(self, name: str, values: list[int]) -> int:
         """Add a constant int32 vector, such as a shape, and return its index."""

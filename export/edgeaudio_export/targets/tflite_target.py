@@ -7,21 +7,19 @@ Operators are chosen so that XNNPACK, LiteRT's default delegate, takes the whole
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.targets.long_averages import band_matrix
+from edgeaudio_export.targets.stored_constants import StoredConstant, stored_constants
 from edgeaudio_export.targets.tflite_writer import TfliteWriter, fused_activation
 from edgeaudio_export.targets.unit_depthwise import unit_depthwise
 from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
 from edgeaudio_runtime.graph_shapes import slice_bounds
-from edgeaudio_runtime.quantization import QuantParams
 
 _Code = schema.BuiltinOperator
 _Options = schema.BuiltinOptions
@@ -33,56 +31,59 @@ def to_tflite(graph: IntegerGraph) -> bytes:
     """Write ``graph`` as a TensorFlow Lite flatbuffer.
 
     Returns:
-        The file: input ``features`` and ``state_<i>_in``, output ``logits`` and ``state_<i>_out``, all int8 codes,
-        i the index in ``graph.states``. Every shape is ``[1, T, F, C]``.
+        The file: input ``features`` and ``state_<i>_in``, output ``logits`` and ``state_<i>_out``, codes (states of
+        float islands float32), i the index in ``graph.states``. Every shape is ``[1, T, F, C]``.
 
     Raises:
-        ExportError: the graph has int16 tensors, whose kernels in LiteRT follow another rounding.
+        ExportError: an operation mixes int8 and int16, for which LiteRT has no kernel.
     """
-    if any(tensor.dtype == "int16" for tensor in graph.tensors.values()):
-        names = sorted(t.name for t in graph.tensors.values() if t.dtype == "int16")
-        raise ExportError(
-            f"tensors {names[:3]} are int16, which the tflite target does not write; quantize them to int8"
-        )
     writer = TfliteWriter(graph)
     writer.begin()
     for op in graph.ops:
+        _check_one_type(graph, op)
         _EMITTERS[op.kind](writer, op)
     return writer.finish()
 
 
+def _check_one_type(graph: IntegerGraph, op: Op) -> None:
+    if op.kind in {"quantize", "dequantize", "requantize"}:
+        return
+    read = op.inputs[:1] if op.kind in {"conv", "fully_connected"} else op.inputs
+    types = [graph.tensors[name].dtype for name in (*read, *op.outputs)]
+    if len(set(types)) > 1:
+        raise ExportError(
+            f"operation {op.kind!r} ({op.name or op.outputs[0]}) has tensors of types {types}, for which LiteRT has no "
+            "kernel; requantize its inputs to the type of its output"
+        )
+
+
 def _conv(writer: TfliteWriter, op: Op) -> None:
     graph = writer.graph
-    x = graph.tensors[op.inputs[0]]
-    weight, bias = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[2]]
-    source = writer.tensor(op.inputs[0])
-    band = band_matrix(graph, op) if weight.shape[1] > _MAX_DEPTHWISE_TAPS else None
+    x, out_channels = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]].shape[3]
+    weight, bias = stored_constants(graph, op)
+    band = band_matrix(graph, op) if weight.data.shape[1] > _MAX_DEPTHWISE_TAPS else None
     if band is not None:
-        _long_average(writer, op, band)
+        _long_average(writer, op, weight.of_one_channel(band), bias)
         return
-    pad = tuple(op.attrs.get("pad_f", (0, 0)))
+    source, pad = writer.tensor(op.inputs[0]), tuple(op.attrs.get("pad_f", (0, 0)))
     if pad != (0, 0):
         source = _pad_frequency(writer, op, source, x, pad)
     groups = int(op.attrs.get("groups", 1))
-    depthwise = groups == x.shape[3] and groups > 1
-    attrs = {**op.attrs, "depth_multiplier": weight.shape[0] // groups}
     writer.convolve(
         source,
         writer.tensor(op.outputs[0]),
-        graph.constants[weight.name],
-        weight.quant,
-        graph.constants[bias.name],
-        bias.quant,
+        weight,
+        bias,
         label=op.outputs[0],
-        depthwise=depthwise,
-        attrs=attrs,
+        depthwise=groups == x.shape[3] and groups > 1,
+        attrs={**op.attrs, "depth_multiplier": out_channels // groups},
     )
 
 
-def _long_average(writer: TfliteWriter, op: Op, band: npt.NDArray[np.int8]) -> None:
+def _long_average(writer: TfliteWriter, op: Op, band: StoredConstant, bias: StoredConstant) -> None:
     """A depthwise convolution whose channels are all alike, as a product over time: the same integers, faster."""
     graph = writer.graph
-    x, out, weight, bias = (graph.tensors[name] for name in (op.inputs[0], op.outputs[0], *op.inputs[1:]))
+    x, out = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
     n, frames, _, channels = x.shape
     out_frames, label = out.shape[1], writer.names.get(op.outputs[0], op.outputs[0])
     turned = writer.intermediate(f"{label}/time_last", x, (n, channels, 1, frames))
@@ -92,9 +93,7 @@ def _long_average(writer: TfliteWriter, op: Op, band: npt.NDArray[np.int8]) -> N
         turned,
         product,
         band,
-        _first_channel(weight.quant),
-        graph.constants[bias.name][:1].repeat(out_frames),
-        _first_channel(bias.quant),
+        bias.of_one_channel(bias.data[:1].repeat(out_frames)),
         label=label,
         depthwise=False,
         attrs={"relu": op.attrs.get("relu", False)},
@@ -103,10 +102,6 @@ def _long_average(writer: TfliteWriter, op: Op, band: npt.NDArray[np.int8]) -> N
         writer.reshape(product, writer.tensor(op.outputs[0]), out.shape)
     else:
         _transpose(writer, product, writer.tensor(op.outputs[0]))
-
-
-def _first_channel(quant: QuantParams | None) -> QuantParams | None:
-    return None if quant is None else replace(quant, scale=quant.scale[:1], axis=None)
 
 
 def _transpose(writer: TfliteWriter, source: int, target: int) -> None:
@@ -127,16 +122,13 @@ def _pad_frequency(writer: TfliteWriter, op: Op, source: int, x: Tensor, pad: tu
 
 
 def _fully_connected(writer: TfliteWriter, op: Op) -> None:
-    graph = writer.graph
-    weight, bias = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[2]]
-    data = graph.constants[weight.name]
+    weight, bias = stored_constants(writer.graph, op)
+    out_channels, channels = weight.data.shape
     writer.convolve(
         writer.tensor(op.inputs[0]),
         writer.tensor(op.outputs[0]),
-        data.reshape(data.shape[0], 1, 1, data.shape[1]),
-        weight.quant,
-        graph.constants[bias.name],
-        bias.quant,
+        weight.shaped(out_channels, 1, 1, channels),
+        bias,
         label=op.outputs[0],
         depthwise=False,
         attrs=op.attrs,
@@ -148,7 +140,10 @@ def _mean_frequency(writer: TfliteWriter, op: Op) -> None:
 
 
 def _requantize(writer: TfliteWriter, op: Op) -> None:
-    _unit_depthwise(writer, op, bins=1)
+    if "int16" in {writer.graph.tensors[name].dtype for name in (*op.inputs, *op.outputs)}:
+        _quantize(writer, op)
+    else:
+        _unit_depthwise(writer, op, bins=1)
 
 
 def _unit_depthwise(writer: TfliteWriter, op: Op, *, bins: int) -> None:
@@ -186,11 +181,15 @@ def _slice(writer: TfliteWriter, op: Op) -> None:
 
 
 def _add(writer: TfliteWriter, op: Op) -> None:
-    _binary(writer, op, _Code.ADD, _Options.AddOptions, schema.AddOptionsT())
+    options = schema.AddOptionsT()
+    options.potScaleInt16 = False
+    _binary(writer, op, _Code.ADD, _Options.AddOptions, options)
 
 
 def _sub(writer: TfliteWriter, op: Op) -> None:
-    _binary(writer, op, _Code.SUB, _Options.SubOptions, schema.SubOptionsT())
+    options = schema.SubOptionsT()
+    options.potScaleInt16 = False
+    _binary(writer, op, _Code.SUB, _Options.SubOptions, options)
 
 
 def _mul(writer: TfliteWriter, op: Op) -> None:
@@ -208,6 +207,36 @@ def _unary(code: int, options_type: int = 0, options: Callable[[], object] | Non
         built = None if options is None else options()
         inputs, outputs = [writer.tensor(op.inputs[0])], [writer.tensor(op.outputs[0])]
         writer.file.operator(code, inputs, outputs, options_type, built, version=version)
+
+    return emit
+
+
+def _quantize(writer: TfliteWriter, op: Op) -> None:
+    writer.quantize(writer.tensor(op.inputs[0]), writer.tensor(op.outputs[0]))
+
+
+def _dequantize(writer: TfliteWriter, op: Op) -> None:
+    # A constant is widened where it is read, in the layout that its reader wants.
+    if op.inputs[0] not in writer.graph.constants:
+        writer.dequantize(writer.tensor(op.inputs[0]), writer.tensor(op.outputs[0]))
+
+
+def _function(code: int, options_type: int = 0, options: Callable[[], object] | None = None) -> Any:
+    """An operation of one input; on int16 codes it is computed in float32, as LiteRT's int16 kernels interpolate
+    tables (30 % of the codes off by up to 3) and fix the scale of the result."""
+    plain = _unary(code, options_type, options)
+
+    def emit(writer: TfliteWriter, op: Op) -> None:
+        x = writer.graph.tensors[op.inputs[0]]
+        if x.dtype != "int16":
+            plain(writer, op)
+            return
+        label = writer.names.get(op.outputs[0], op.outputs[0])
+        real, result = (writer.file.tensor(f"{label}/{name}", x.shape, "float32") for name in ("real", "result"))
+        writer.dequantize(writer.tensor(op.inputs[0]), real)
+        built = None if options is None else options()
+        writer.file.operator(code, [real], [result], options_type, built)
+        writer.quantize(result, writer.tensor(op.outputs[0]))
 
     return emit
 
@@ -247,11 +276,11 @@ _EMITTERS: Mapping[str, Callable[[TfliteWriter, Op], None]] = MappingProxyType(
         "slice": _slice,
         "relu": _unary(_Code.RELU),
         "clamp": _clamp,
-        "sigmoid": _unary(_Code.LOGISTIC),
-        "tanh": _unary(_Code.TANH),
-        "softmax": _unary(_Code.SOFTMAX, _Options.SoftmaxOptions, _softmax_options),
-        "quantize": _unary(_Code.QUANTIZE, _Options.QuantizeOptions, schema.QuantizeOptionsT, version=1),
-        "dequantize": _unary(_Code.DEQUANTIZE, _Options.DequantizeOptions, schema.DequantizeOptionsT),
+        "sigmoid": _function(_Code.LOGISTIC),
+        "tanh": _function(_Code.TANH),
+        "softmax": _function(_Code.SOFTMAX, _Options.SoftmaxOptions, _softmax_options),
+        "quantize": _quantize,
+        "dequantize": _dequantize,
         "requantize": _requantize,
     }
 )

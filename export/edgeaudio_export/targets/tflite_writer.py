@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy.typing as npt
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from edgeaudio_export.targets.stored_constants import StoredConstant
 from edgeaudio_export.targets.tflite_flatbuffer import TfliteFlatbuffer
 from edgeaudio_runtime.graph import IntegerGraph, Tensor
-from edgeaudio_runtime.quantization import QuantParams
+from edgeaudio_runtime.graph_constants import widened_constants
 
 _Code = schema.BuiltinOperator
 _Options = schema.BuiltinOptions
@@ -25,6 +27,7 @@ class TfliteWriter:
         self.graph = graph
         self.file = TfliteFlatbuffer(graph.name)
         self.index: dict[str, int] = {}
+        self._widened = widened_constants(graph)
         self._inputs: list[int] = []
         self.names = {graph.input: "features", graph.output: "logits"}
         for i, state in enumerate(graph.states):
@@ -55,6 +58,11 @@ class TfliteWriter:
 
     def tensor(self, name: str) -> int:
         """Index of a graph tensor, added when first named."""
+        if name not in self.index and name in self._widened:
+            source = self._widened[name]
+            tensor = self.graph.tensors[source]
+            stored = StoredConstant(data=self.graph.constants[source], quant=tensor.quant, is_widened=True)
+            self.index[name] = self.constant(name, stored, axis=0 if tensor.quant is None else tensor.quant.axis or 0)
         if name not in self.index:
             tensor = self.graph.tensors[name]
             data = self.graph.constants.get(name)
@@ -66,6 +74,26 @@ class TfliteWriter:
         """A tensor the graph does not have, with the parameters of one it has."""
         return self.file.tensor(label, shape, like.dtype, like.quant)
 
+    def constant(self, label: str, stored: StoredConstant, *, axis: int) -> int:
+        """A weight or bias, widened by an operator of its own where it is stored narrow; ``axis``: of its channels."""
+        data = stored.data
+        if not stored.is_widened:
+            return self.file.tensor(label, data.shape, data.dtype.name, stored.quant, data=data, axis=axis)
+        narrow = self.file.tensor(f"{label}/stored", data.shape, data.dtype.name, stored.quant, data=data, axis=axis)
+        wide = self.file.tensor(label, data.shape, "float32")
+        self.dequantize(narrow, wide)
+        return wide
+
+    def dequantize(self, source: int, target: int) -> None:
+        """Codes or float16 to float32."""
+        options = schema.DequantizeOptionsT()
+        self.file.operator(_Code.DEQUANTIZE, [source], [target], _Options.DequantizeOptions, options, version=5)
+
+    def quantize(self, source: int, target: int) -> None:
+        """float32 or other codes to codes."""
+        options = schema.QuantizeOptionsT()
+        self.file.operator(_Code.QUANTIZE, [source], [target], _Options.QuantizeOptions, options)
+
     def reshape(self, source: int, target: int, shape: tuple[int, ...]) -> None:
         options = schema.ReshapeOptionsT()
         options.newShape = list(shape)
@@ -76,23 +104,21 @@ class TfliteWriter:
         self,
         source: int,
         target: int,
-        weight: npt.NDArray[Any],
-        weight_quant: QuantParams | None,
-        bias: npt.NDArray[Any],
-        bias_quant: QuantParams | None,
+        weight: StoredConstant,
+        bias: StoredConstant,
         *,
         label: str,
         depthwise: bool,
         attrs: Mapping[str, Any],
     ) -> None:
         """A dense, grouped or depthwise convolution; ``weight`` is ``[O, KT, KF, C/groups]``."""
-        if depthwise:
-            # TFLite keeps depthwise weights as [1, KH, KW, O].
-            weight = weight.transpose(3, 1, 2, 0)
-        weight_index = self.file.tensor(
-            f"{label}/weight", weight.shape, weight.dtype.name, weight_quant, data=weight, axis=3 if depthwise else 0
-        )
-        bias_index = self.file.tensor(f"{label}/bias", bias.shape, bias.dtype.name, bias_quant, data=bias, axis=0)
+        if self.file.dtype(source) == "int16":
+            # The 16x8 kernels add up in 64 bits and want the bias so.
+            bias = replace(bias, data=bias.data.astype(np.int64))
+        # TFLite keeps depthwise weights as [1, KH, KW, O].
+        placed = replace(weight, data=weight.data.transpose(3, 1, 2, 0)) if depthwise else weight
+        weight_index = self.constant(f"{label}/weight", placed, axis=3 if depthwise else 0)
+        bias_index = self.constant(f"{label}/bias", bias, axis=0)
         options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
         options.padding = schema.Padding.VALID
         stride, dilation = attrs.get("stride", (1, 1)), attrs.get("dilation", (1, 1))
