@@ -11,27 +11,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio.calibration_clips import calibration_facts, calibration_streams
 from edgeaudio.card import render_card
 from edgeaudio.parity.certificate import certificate, write_certificate
 from edgeaudio.parity.ladder import TorchSide, one_torch_thread, run_ladder
 from edgeaudio.progress import progress_bar, say
 from edgeaudio_runtime.bundle import open_bundle
-from edgeaudio_runtime.features import FeatureSpec
-from edgeaudio_runtime.front_end import compute_features
+from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.manifest import Quantization
 from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 
 if TYPE_CHECKING:
+    from edgeaudio_export.calibration import CalibrationSpec
     from edgeaudio_export.quantize import Backend, QuantizedNetwork
     from edgeaudio_models.checkpoint import Checkpoint
+    from edgeaudio_models.recipe import CalibrationRecipe
     from edgeaudio_models.training_data import Examples
 
 Int16 = npt.NDArray[np.int16]
 Features = npt.NDArray[np.float32]
 
-CALIBRATION_LEVELS_DB = (0.0, -10.0, 6.0, -20.0)
-"""Levels the calibration clips are played at, in turn: a device does not hear at the level of the recordings."""
-CALIBRATION_SEED = 0
 LADDER_CLIPS = 32
 """Validation clips the ladder is climbed on, beside the golden recording."""
 
@@ -43,7 +42,9 @@ class ExportChoices:
     backend: Backend = "pt2e"
     """"pt2e" or "onnxruntime"."""
     calibration: str | None = None
-    """"mse" or "minmax"; None takes the recipe's."""
+    """One of ``edgeaudio_export.calibration.METHODS``; None takes the recipe's."""
+    percentile: float | None = None
+    """Share of the values that "percentile" covers, in percent; None takes the recipe's."""
     clips: int | None = None
     """Number of calibration clips; None takes the recipe's."""
 
@@ -83,18 +84,6 @@ def export_bundle(
     return document
 
 
-def calibration_streams(spec: FeatureSpec, clips: Int16, *, n_clips: int, step_frames: int) -> list[Features]:
-    """Features ``[T, n_features]`` of clips drawn with a fixed seed, at :data:`CALIBRATION_LEVELS_DB` in turn."""
-    generator = np.random.default_rng(CALIBRATION_SEED)
-    chosen = generator.permutation(len(clips))[:n_clips]
-    streams = []
-    for turn, index in enumerate(chosen):
-        gain = 10 ** (CALIBRATION_LEVELS_DB[turn % len(CALIBRATION_LEVELS_DB)] / 20)
-        samples = np.clip(np.rint(clips[index] * gain), -32768, 32767).astype(np.int16)
-        streams.append(compute_features(spec, samples, multiple_of=step_frames))
-    return streams
-
-
 def torch_side(checkpoint: Checkpoint, *, simulation: Any = None) -> TorchSide:
     """The float network of a checkpoint as functions on feature streams."""
     import torch
@@ -120,7 +109,6 @@ def torch_side(checkpoint: Checkpoint, *, simulation: Any = None) -> TorchSide:
 
 def quantize_checkpoint(checkpoint: Checkpoint, training: Examples, choices: ExportChoices) -> QuantizedNetwork:
     """Calibrate a checkpoint on some of its training clips and quantize it as chosen."""
-    from edgeaudio_export.calibration import CalibrationSpec
     from edgeaudio_export.quantize import quantize_network
 
     recipe = checkpoint.recipe.calibration
@@ -130,7 +118,7 @@ def quantize_checkpoint(checkpoint: Checkpoint, training: Examples, choices: Exp
         n_clips=choices.clips or recipe.clips,
         step_frames=checkpoint.module.step_frames,
     )
-    spec = CalibrationSpec(method=choices.calibration or recipe.method)  # type: ignore[arg-type]
+    spec = _calibration_spec(recipe, choices)
     say(f"quantizing {checkpoint.name} by {choices.backend}, {len(streams)} calibration clips, ranges by {spec.method}")
     with one_torch_thread(), progress_bar("calibrating") as progress:
         return quantize_network(
@@ -141,6 +129,19 @@ def quantize_checkpoint(checkpoint: Checkpoint, training: Examples, choices: Exp
             name=checkpoint.name,
             progress=progress,
         )
+
+
+def _calibration_spec(recipe: CalibrationRecipe, choices: ExportChoices) -> CalibrationSpec:
+    from edgeaudio_export.calibration import CalibrationSpec
+
+    method = choices.calibration or recipe.method
+    if choices.percentile is not None and method != "percentile":
+        raise SpecError(f"percentile={choices.percentile:g} does not go with calibration={method!r}; leave it out")
+    return CalibrationSpec(
+        method=method,  # type: ignore[arg-type]
+        percentile=recipe.percentile if choices.percentile is None else choices.percentile,
+        momentum=recipe.momentum,
+    )
 
 
 def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: QuantizedNetwork) -> None:
@@ -160,7 +161,7 @@ def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: Quantize
         latency_frames=module.latency_frames,
         receptive_field_frames=module.receptive_field_frames,
         window_frames=checkpoint.window_frames,
-        quantization=_quantization(quantized),
+        quantization=_quantization(checkpoint, quantized),
         decoding=_decoding(checkpoint),
         provenance=_provenance(checkpoint),
         golden_samples=golden_samples(checkpoint.labels, checkpoint.features.sample_rate),
@@ -168,15 +169,11 @@ def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: Quantize
     write_bundle(directory, contents)
 
 
-def _quantization(quantized: QuantizedNetwork) -> Quantization:
+def _quantization(checkpoint: Checkpoint, quantized: QuantizedNetwork) -> Quantization:
     return Quantization(
         backend=quantized.backend,
         method="static_w8a8",
-        calibration={
-            **quantized.calibration.facts().to_dict(),
-            "seed": CALIBRATION_SEED,
-            "levels_db": list(CALIBRATION_LEVELS_DB),
-        },
+        calibration={**quantized.calibration.facts().to_dict(), **calibration_facts(checkpoint.features)},
         requantization=quantized.graph.requantization,
     )
 

@@ -10,6 +10,7 @@ import click
 from edgeaudio.commands.options import PathType, cache_option, echo_json, force_option, json_option
 from edgeaudio.parity.report import render_stages
 from edgeaudio.progress import progress_bar
+from edgeaudio_export.calibration import METHODS
 
 
 @click.command()
@@ -17,8 +18,9 @@ from edgeaudio.progress import progress_bar
 @click.option("--output", type=PathType, required=True, help="Bundle directory to write.")
 @click.option("--data", "folder", type=PathType, help="Corpus to calibrate on, for a recipe that trains on recordings.")
 @click.option("--backend", type=click.Choice(["pt2e", "onnxruntime"]), default="pt2e", show_default=True)
+@click.option("--calibration", type=click.Choice(METHODS), help="How ranges are chosen; default: the recipe's.")
 @click.option(
-    "--calibration", type=click.Choice(["mse", "minmax"]), help="How ranges are chosen; default: the recipe's."
+    "--percentile", type=float, help="Share that --calibration percentile covers, in percent; default: 99.99."
 )
 @click.option("--clips", type=click.IntRange(min=1), help="Number of calibration clips; default: the recipe's.")
 @cache_option

@@ -18,7 +18,7 @@ from edgeaudio_models.augmentation import AugmentationSpec
 from edgeaudio_runtime.errors import SpecError
 
 CORPUS_KINDS = ("recordings", "synthesis")
-CALIBRATION_METHODS = ("mse", "minmax")
+CALIBRATION_METHODS = ("mse", "minmax", "moving_average", "percentile", "entropy")
 SCHEDULES = ("one_cycle", "warmup_cosine")
 
 
@@ -154,12 +154,20 @@ class CalibrationRecipe:
     """How activation ranges are found at export."""
 
     method: str = "mse"
-    """"mse" (range of least error) or "minmax"."""
+    """"mse" (range of least error), "minmax", "moving_average", "percentile" or "entropy"."""
     clips: int = 512
     """Training clips rolled out from reset."""
+    percentile: float = 99.99
+    """Share of the values that "percentile" covers, in percent, above 50, at most 100."""
+    momentum: float = 0.99
+    """Weight of what was before in "moving_average", in [0, 1)."""
 
     def __post_init__(self) -> None:
         _check_choice("calibration.method", self.method, CALIBRATION_METHODS)
+        if not 50.0 < self.percentile <= 100.0:
+            raise SpecError(f"calibration.percentile={self.percentile} must be above 50 and at most 100")
+        if not 0.0 <= self.momentum < 1.0:
+            raise SpecError(f"calibration.momentum={self.momentum} must be in [0, 1)")
         if self.clips < 1:
             raise SpecError(f"calibration.clips={self.clips} must be >= 1")
 

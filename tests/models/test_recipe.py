@@ -113,6 +113,12 @@ def test_a_missing_recipe_is_refused_with_the_names_there_are(tmp_path) -> None:
         ("[detector]", "[context]\nseconds = -1\n[detector]", r"seconds=-1\.0 and max_gap_seconds=0\.3 must be >= 0"),
         ("[detector]", '[calibration]\nmethod = "max"\n[detector]', r"calibration\.method='max' must be one of"),
         ("[detector]", "[calibration]\nclips = 0\n[detector]", r"calibration\.clips=0 must be >= 1"),
+        (
+            "[detector]",
+            "[calibration]\npercentile = 50\n[detector]",
+            r"percentile=50\.0 must be above 50 and at most 100",
+        ),
+        ("[detector]", "[calibration]\nmomentum = 1\n[detector]", r"calibration\.momentum=1\.0 must be in \[0, 1\)"),
         ("[detector]", "[augmentation]\nnoise_probability = 2\n[detector]", "noise_probability=2"),
         ("[detector]", "[detector", "not TOML"),
     ],
