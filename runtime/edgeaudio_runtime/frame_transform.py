@@ -44,7 +44,7 @@ RFFT = _fastest_rfft()
 """``RFFT(signals, factor, spectrum)``: the real FFT of even length along the last axis, into ``spectrum``."""
 
 # Factor on the natural logarithm that gives each ``log``.
-_LOG_FACTORS = {"ln": 1.0, "log10": 1.0 / np.log(10.0), "10log10": 10.0 / np.log(10.0)}
+LOG_FACTORS = {"ln": 1.0, "log10": 1.0 / np.log(10.0), "10log10": 10.0 / np.log(10.0)}
 
 
 # Gains from 1 to e**20 take no weight and no floor out of the range of float32.
@@ -168,14 +168,14 @@ def _power_spectrum(spec: MelSpec, padded: Float64, power: Float32, bins: slice)
 def _offset_as_gain(spec: MelSpec) -> float:
     # log(x) + offset is log(gain * x): one call less a frame, where nothing stands between logarithm and affine.
     plain = spec.clamp_min is None and spec.clamp_max is None and not spec.n_dct and spec.utterance != "dynamic_range"
-    nats = spec.affine_offset / _LOG_FACTORS.get(spec.log, np.inf)
+    nats = spec.affine_offset / LOG_FACTORS.get(spec.log, np.inf)
     return float(np.exp(nats)) if plain and 0 < nats < _LARGEST_FOLDED_NATS else 1.0
 
 
 def _logarithm(spec: MelSpec, mel: Float32, gain: float) -> list[Step]:
     if spec.log == "none":
         return []
-    floor, factor = _constant(spec.log_floor * gain), _constant(_LOG_FACTORS[spec.log])
+    floor, factor = _constant(spec.log_floor * gain), _constant(LOG_FACTORS[spec.log])
     add, raise_to = (np.add, (mel, floor, mel)), (partial(np.maximum, out=mel), (mel, floor))
     steps: list[Step] = [add if spec.log_floor_mode == "add" else raise_to, (np.log, (mel, mel))]
     return steps if factor == 1 else [*steps, (np.multiply, (mel, factor, mel))]

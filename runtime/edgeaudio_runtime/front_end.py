@@ -1,12 +1,15 @@
 """The streaming front end: PCM chunks of any length in, feature frames out, on one frame grid from the first sample.
 
-What a frame holds never depends on how the audio was cut into chunks; memory does not grow with time.
+What a frame holds never depends on how the audio was cut into chunks; memory does not grow with time. The samples lie
+in one buffer; what turns its frames into features is the C transform where it was built and covers the specification,
+else the numpy one.
 """
 
 from __future__ import annotations
 
+import os
 from math import lcm
-from typing import Any
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ import numpy.typing as npt
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec, MelSpec
 from edgeaudio_runtime.frame_transform import FrameTransform, preemphasize
+from edgeaudio_runtime.native import LARGEST_RADIX, NativeTransform, load_library, native_covers
 from edgeaudio_runtime.samples import INT16_SCALE, Samples, checked_scale
 from edgeaudio_runtime.whole_recording import check_multiple, end_of_frames, padded_frames, whole_recording_features
 
@@ -23,6 +27,12 @@ Float64 = npt.NDArray[np.float64]
 BLOCK_FRAMES = 16
 """Frames computed at once: enough to hide the cost of a numpy call, small enough to stay in the cache."""
 
+Implementation = Literal["auto", "native", "numpy"]
+"""Who computes the frames: the C transform, numpy, or C where it can ("auto")."""
+
+IMPLEMENTATION_VARIABLE = "EDGEAUDIO_FRONT_END"
+"""Environment variable that says what "auto" means: "native", "numpy" or "auto"."""
+
 
 class FrontEnd:
     """Turns a stream of samples into features as ``spec`` says.
@@ -30,15 +40,16 @@ class FrontEnd:
     Args:
         spec: A streamable specification.
         multiple_of: Frames come in multiples of this, such as the frames of a network step; the others wait as samples.
+        implementation: Who computes; see :func:`choose_implementation`.
 
     Raises:
         SpecError: ``spec`` looks at the whole recording, or this front end does not know its kind, or ``multiple_of``
-            is < 1.
+            is < 1, or the implementation cannot be had.
 
     One instance serves one stream; it is not for use from two threads at once.
     """
 
-    def __init__(self, spec: FeatureSpec, *, multiple_of: int = 1) -> None:
+    def __init__(self, spec: FeatureSpec, *, multiple_of: int = 1, implementation: Implementation = "auto") -> None:
         mel_spec = mel_spec_of(spec)
         check_multiple(multiple_of)
         if not mel_spec.streamable:
@@ -49,22 +60,27 @@ class FrontEnd:
         self._spec = mel_spec
         self._scale = INT16_SCALE
         self._multiple_of = multiple_of
-        self._transform = FrameTransform(mel_spec, BLOCK_FRAMES + multiple_of - 1, self._scale)
         self._emphasizes = mel_spec.preemphasis > 0 and mel_spec.preemphasis_scope == "stream"
         self._longest_piece = BLOCK_FRAMES * mel_spec.hop_length
         # Less than a window, and fewer frames than a multiple, wait for their end, so a piece always fits and completes
         # at most BLOCK_FRAMES frames beside those that waited.
         n_waiting = mel_spec.win_length - 1 + (multiple_of - 1) * mel_spec.hop_length
         self._buffer = np.zeros(n_waiting + self._longest_piece)
-        # Slot j of the frame grid starts at buffer sample j * hop_length; the view costs nothing per call.
-        slots = np.lib.stride_tricks.sliding_window_view(self._buffer, mel_spec.win_length)
-        self._slots: Float64 = slots[:: mel_spec.hop_length]
+        self._implementation = choose_implementation(mel_spec, implementation)
+        open_transform = _NumpyTransform if self._implementation == "numpy" else NativeTransform
+        block_frames = BLOCK_FRAMES + multiple_of - 1
+        self._transform: _Transform = open_transform(mel_spec, self._buffer, block_frames, self._scale)
         self.reset()
 
     @property
     def spec(self) -> MelSpec:
         """The specification this front end computes."""
         return self._spec
+
+    @property
+    def implementation(self) -> Literal["native", "numpy"]:
+        """Who computes the frames."""
+        return self._implementation
 
     @property
     def n_samples(self) -> int:
@@ -163,7 +179,7 @@ class FrontEnd:
             return np.empty((0, spec.n_features), dtype=np.float32)
         self._next_slot += n_frames
         self._n_frames += n_frames
-        return self._transform.features(self._slots[first : first + n_frames])
+        return self._transform.features(first, n_frames)
 
     def _emphasize(self, signal: Float64) -> None:
         last = float(signal[-1])
@@ -178,6 +194,56 @@ class FrontEnd:
         self._fill, self._next_slot = kept, 0
 
 
+class _Transform(Protocol):
+    """Turns the frames that lie in one buffer into features; slot j starts at sample ``j * hop_length`` of it."""
+
+    def set_sample_scale(self, sample_scale: float) -> None: ...
+
+    def features(self, first: int, n: int) -> Float32: ...
+
+
+class _NumpyTransform:
+    def __init__(self, spec: MelSpec, buffer: Float64, block_frames: int, sample_scale: float) -> None:
+        transform = FrameTransform(spec, block_frames, sample_scale)
+        self._features, self.set_sample_scale = transform.features, transform.set_sample_scale
+        # The view of all slots costs nothing per call.
+        slots = np.lib.stride_tricks.sliding_window_view(buffer, spec.win_length)
+        self._slots: Float64 = slots[:: spec.hop_length]
+
+    def features(self, first: int, n: int) -> Float32:
+        return self._features(self._slots[first : first + n])
+
+
+def choose_implementation(spec: MelSpec, wanted: Implementation = "auto") -> Literal["native", "numpy"]:
+    """Who computes the frames of ``spec`` here.
+
+    Args:
+        spec: A streamable specification.
+        wanted: "native", "numpy", or "auto": what the environment variable ``EDGEAUDIO_FRONT_END`` says, and without it
+            "native" where the library was built and covers ``spec``, else "numpy".
+
+    Raises:
+        SpecError: the choice is unknown, or "native" is demanded and cannot be had.
+    """
+    demanded = os.environ.get(IMPLEMENTATION_VARIABLE, "auto") if wanted == "auto" else wanted
+    if demanded not in get_args(Implementation):
+        name = "implementation" if wanted == demanded else IMPLEMENTATION_VARIABLE
+        raise SpecError(f"{name}={demanded!r} must be one of {list(get_args(Implementation))}")
+    obstacle = _obstacle(spec)
+    if demanded == "native" and obstacle:
+        raise SpecError(f"implementation='native' cannot be had: {obstacle}; use 'auto' or 'numpy'")
+    return "numpy" if demanded == "numpy" or obstacle else "native"
+
+
+def _obstacle(spec: MelSpec) -> str | None:
+    """Why the C transform cannot compute ``spec`` here."""
+    if load_library() is None:
+        return "its library was not built with this installation, or does not load (install with a C compiler at hand)"
+    if not native_covers(spec):
+        return f"half of n_fft={spec.n_fft} has a prime factor above {LARGEST_RADIX}"
+    return None
+
+
 def mel_spec_of(spec: FeatureSpec) -> MelSpec:
     """``spec``, if this front end computes its kind.
 
@@ -190,13 +256,16 @@ def mel_spec_of(spec: FeatureSpec) -> MelSpec:
     return spec
 
 
-def compute_features(spec: FeatureSpec, samples: Samples, multiple_of: int = 1) -> Float32:
+def compute_features(
+    spec: FeatureSpec, samples: Samples, multiple_of: int = 1, *, implementation: Implementation = "auto"
+) -> Float32:
     """Features of a whole recording: what ``process`` and ``flush(multiple_of)`` of a fresh front end return together.
 
     Args:
         spec: Any specification; one that looks at the whole recording is allowed here.
         samples: The recording, as for :meth:`FrontEnd.process`.
         multiple_of: The number of frames is ``spec.n_frames(len(samples))`` rounded up to this.
+        implementation: As for :class:`FrontEnd`; what looks at the whole recording is always computed by numpy.
 
     Returns:
         Features ``[n_frames, n_features]`` in the units after the affine.
@@ -208,6 +277,6 @@ def compute_features(spec: FeatureSpec, samples: Samples, multiple_of: int = 1) 
     if not mel_spec.streamable:
         signal = samples.astype(np.float64) * checked_scale(samples)
         return whole_recording_features(mel_spec, signal, multiple_of)
-    front_end = FrontEnd(mel_spec)
+    front_end = FrontEnd(mel_spec, implementation=implementation)
     ready = front_end.process(samples)
     return np.concatenate([ready, front_end.flush(multiple_of)])
