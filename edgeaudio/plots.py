@@ -55,6 +55,8 @@ class Series:
     """A line style of matplotlib: "-", "--", ":", or "" for points alone."""
     points: bool = False
     """Whether each value gets a marker."""
+    color: int | None = None
+    """Which of the colours, counted from 0, for lines that belong together; None takes the next."""
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -87,7 +89,9 @@ def line_plot(
     def draw(axes: Axes) -> None:
         for index, one in enumerate(series):
             marker = _MARKERS[index % len(_MARKERS)] if one.points or not one.style else ""
-            axes.plot(one.x, one.y, linestyle=one.style, marker=marker, markersize=3.5, linewidth=1.4, label=one.name)
+            color = f"C{index if one.color is None else one.color}"
+            style: Any = {"linestyle": one.style or "none", "linewidth": 1.4, "marker": marker, "markersize": 3.5}
+            axes.plot(one.x, one.y, color=color, label=one.name, **style)
         if log_x:
             _make_log(axes, "x")
         if log_y:
@@ -223,7 +227,7 @@ def interval_plot(
         axes.plot(list(values), positions, linestyle="", marker="o", markersize=4, color="C0")
         axes.axvline(0.0, color="#8a8a8a", linewidth=1.0, linestyle="--")
         axes.set_yticks(positions, labels)
-        axes.invert_yaxis()
+        axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
 
     return _drawn(draw, x_label=x_label, y_label="", title=title, height=0.9 + 0.2 * len(labels))

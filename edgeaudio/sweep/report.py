@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from edgeaudio.html_page import Command, Figure, Paragraph, Section, Table, render_page
 from edgeaudio.parity.statistics import TaskResult
@@ -11,53 +11,55 @@ from edgeaudio.sweep.results import CellResult, SweepResult
 
 ENGINES = ("litert", "onnxruntime", "numpy")
 """Columns, in the order of size and speed on a device."""
-COLUMNS = (
-    "method",
-    "calibration",
-    "path",
-    "recovery",
-    *(f"kB {engine}" for engine in ENGINES),
-    "accuracy %",
-    "95 %",
-    "- float, points",
-    "95 %",
-    "same answer %",
-    "95 %",
-    *(f"us/step {engine}" for engine in ENGINES),
+FIDELITY_COLUMNS = ("cell", "accuracy %", "95 %", "- float, points", "95 %", "same answer %", "95 %")
+"""Headings of the table of what quantization changes."""
+COST_COLUMNS = ("cell", *(f"kB {engine}" for engine in ENGINES), *(f"us/step {engine}" for engine in ENGINES))
+"""Headings of the table of what a device pays."""
+FIDELITY_CAPTION = (
+    "Against the float network on the same hearings. A cell is method-calibration-path-recovery; intervals are 95 %, "
+    "bootstrapped by speaker."
 )
-"""Headings of the table."""
-_N_NAMES = 4
-"""Columns that name a cell."""
+COST_CAPTION = (
+    "Kilobytes of what each engine reads, median microseconds of one network step, all programs timed in the same "
+    "rounds. An engine that cannot run a method has no figure."
+)
 
 
 def render_text(result: SweepResult) -> str:
-    """Table for people, the float network above, the command below."""
-    rows = [_cells(result, row) for row in result.cells if row.refused is None]
-    widths = [max(len(row[i]) for row in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
+    """Both tables for people, the float network above, the command below."""
+    done, refused = _done(result), _refused(result)
     lines = [*_head(result), ""]
-    lines += [_aligned(row, widths) for row in ([COLUMNS, *rows] if rows else [])]
-    lines += [f"{row.cell.name}: not made: {row.refused}" for row in result.cells if row.refused is not None]
-    return "\n".join([*lines, "", *_foot(result), f"again: {result.command}"])
+    if done:
+        lines += [*_aligned(FIDELITY_COLUMNS, [_fidelity(result, row) for row in done]), ""]
+        lines += [*_aligned(COST_COLUMNS, [_cost(result, row) for row in done]), ""]
+    lines += [f"{name}: not made: {reason}" for name, reason in refused]
+    return "\n".join([*lines, *_foot(result), f"again: {result.command}"])
 
 
 def render_html(result: SweepResult) -> str:
-    """Self-contained page: the table, and the loss of each cell with its interval."""
-    done = [row for row in result.cells if row.task is not None]
-    refused = tuple((row.cell.name, str(row.refused)) for row in result.cells if row.refused is not None)
-    again = Command(text=result.command)
-    table = Table(
-        columns=COLUMNS,
-        rows=tuple(tuple(_cells(result, row)) for row in done),
-        caption="Every way of quantizing against the float network; intervals are 95 %, bootstrapped by speaker.",
-    )
+    """Self-contained page: the tables, and the loss of each cell with its interval."""
+    done, refused, again = _done(result), _refused(result), Command(text=result.command)
     head = tuple(Paragraph(text=line) for line in (*_head(result), *_foot(result)))
-    sections = [Section(title="All cells", parts=(*head, *((table,) if done else ()), again))]
+    sections = [Section(title="What was compared", parts=(*head, again))]
     if done:
-        sections.append(Section(title="Loss", parts=(_plot(done), again)))
+        fidelity = Table(
+            columns=FIDELITY_COLUMNS, rows=tuple(_fidelity(result, row) for row in done), caption=FIDELITY_CAPTION
+        )
+        cost = Table(columns=COST_COLUMNS, rows=tuple(_cost(result, row) for row in done), caption=COST_CAPTION)
+        sections.append(Section(title="What it changes", parts=(fidelity, _plot(done), again)))
+        sections.append(Section(title="What it costs", parts=(cost, again)))
     if refused:
-        rows = Table(columns=("cell", "reason"), rows=refused, caption="Cells that a path refused.")
-        sections.append(Section(title="Not made", parts=(rows, again)))
+        table = Table(columns=("cell", "reason"), rows=refused, caption="Cells that a path refused.")
+        sections.append(Section(title="What was not made", parts=(table, again)))
     return render_page(f"Quantization of {result.checkpoint}", sections)
+
+
+def _done(result: SweepResult) -> list[CellResult]:
+    return [row for row in result.cells if row.task is not None]
+
+
+def _refused(result: SweepResult) -> tuple[tuple[str, str], ...]:
+    return tuple((row.cell.name, row.refused) for row in result.cells if row.refused is not None)
 
 
 def _head(result: SweepResult) -> Iterator[str]:
@@ -81,24 +83,31 @@ def _foot(result: SweepResult) -> Iterator[str]:
         yield "nothing was chosen: a test split is for reporting; sweep the validation split into the same output first"
 
 
-def _cells(result: SweepResult, row: CellResult) -> list[str]:
-    cell, task = row.cell, row.task
+def _name(result: SweepResult, row: CellResult) -> str:
+    return f"{row.cell.name}*" if row.cell.name in result.chosen.values() else row.cell.name
+
+
+def _fidelity(result: SweepResult, row: CellResult) -> tuple[str, ...]:
+    task = row.task
     assert task is not None
-    mark = "*" if cell.name in result.chosen.values() else ""
-    return [
-        f"{cell.method}{mark}",
-        cell.calibration,
-        cell.backend,
-        "+".join(cell.recovery) or "-",
-        *(f"{row.bytes_by_engine[e] / 1000:.1f}" if e in row.bytes_by_engine else "-" for e in ENGINES),
+    return (
+        _name(result, row),
         _percent(task.candidate),
         _interval(task.candidate_ci95),
         f"{100 * task.delta:+.2f}",
         _interval(task.ci95, sign="+"),
         _percent(task.agreement),
         _interval(task.agreement_ci95),
-        *(f"{row.us_per_step[e]:.1f}" if e in row.us_per_step else "-" for e in ENGINES),
-    ]
+    )
+
+
+def _cost(result: SweepResult, row: CellResult) -> tuple[str, ...]:
+    sizes, times = row.bytes_by_engine, row.us_per_step
+    return (
+        _name(result, row),
+        *(f"{sizes[engine] / 1000:.1f}" if engine in sizes else "-" for engine in ENGINES),
+        *(f"{times[engine]:.1f}" if engine in times else "-" for engine in ENGINES),
+    )
 
 
 def _plot(done: list[CellResult]) -> Figure:
@@ -112,10 +121,11 @@ def _plot(done: list[CellResult]) -> Figure:
     return Figure(svg=svg, caption="Accuracy of each cell minus that of the float network, with 95 % intervals.")
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    names = [cell.ljust(width) for cell, width in zip(row[:_N_NAMES], widths, strict=False)]
-    parts = [*names, *(cell.rjust(width) for cell, width in zip(row[_N_NAMES:], widths[_N_NAMES:], strict=True))]
-    return "  ".join(parts).rstrip()
+def _aligned(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        yield "  ".join((row[0].ljust(widths[0]), *cells))
 
 
 def _any_task(result: SweepResult) -> TaskResult | None:

@@ -204,6 +204,8 @@ class _Sweep:
 
 def choices_of(cell: Cell, *, n_calibration: int | None) -> ExportChoices:
     """What ``edgeaudio export`` would be told for a cell."""
+    if cell.method != "static_w8a8" or cell.recovery:
+        raise ParityError(f"cell={cell.name!r} is not offered by this export")
     return ExportChoices(backend=cell.backend, calibration=cell.calibration, clips=n_calibration)  # type: ignore[arg-type]
 
 
