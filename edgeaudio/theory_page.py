@@ -85,12 +85,12 @@ def _granular(theory: Theory) -> Iterator[Part]:
         "well, since the error cannot exceed the source."
     )
     series = []
-    for bits in _CURVE_BITS:
+    for color, bits in enumerate(_CURVE_BITS):
         steps = _CLIPS / (2 ** (bits - 1) - 1)
         exact = [codebook_mse(Gaussian(), symmetric_levels(bits, float(step))) for step in steps]
-        series.append(Series(name=f"error, {bits} bits", x=list(_CLIPS), y=exact))
+        series.append(Series(name=f"error, {bits} bits", x=list(_CLIPS), y=exact, color=color))
         granular = [granular_mse(float(step)) for step in steps]
-        series.append(Series(name=f"step²/12, {bits} bits", x=list(_CLIPS), y=granular, style=":"))
+        series.append(Series(name=f"step²/12, {bits} bits", x=list(_CLIPS), y=granular, style=":", color=color))
     yield Figure(
         svg=line_plot(series, x_label="clip / sigma", y_label="mean square error / sigma²", log_y=True),
         caption="Error of the symmetric quantizer on a Gaussian over its clip, and step²/12.",

@@ -95,7 +95,7 @@ def to_document(theory: Theory) -> dict[str, Any]:
 
 
 GAUSSIAN_COLUMNS = ("bits", "best clip / sigma", "uniform dB", "Lloyd-Max dB", "bound dB", "step²/12 : error")
-CLIP_COLUMNS = ("bits", "best", "dB", "model", "dB", "2 sqrt(ln N)", "dB")
+CLIP_COLUMNS = ("bits", "best clip", "dB", "model clip", "dB", "2 sqrt(ln N)", "dB")
 UNIFORM_COLUMNS = ("bits", "exact dB", "with loading dB", "6.02 b + 4.77 dB")
 WEIGHT_COLUMNS = ("layer", "weights", "max / rms", "per tensor", "best clip", "per channel", "Lloyd-Max", "bound")
 
@@ -173,7 +173,7 @@ def render_text(theory: Theory) -> str:
 def _text(theory: Theory) -> Iterator[str]:
     yield "Gaussian source: symmetric uniform quantizer with its best clip, best codebook, bound"
     yield from _table(GAUSSIAN_COLUMNS, gaussian_rows(theory))
-    yield "\nGaussian source, N = 2^bits levels: best clip in sigma, that of step²/12 + overload, the form often printed"
+    yield "\nGaussian source, N = 2^bits levels: best clip in sigma, that of step²/12 + overload, the closed form"
     yield from _table(CLIP_COLUMNS, clip_rows(theory))
     yield "\nUniform source over the whole range: 6.02 dB a bit; 4.77 dB more is a formula without its last term"
     yield from _table(UNIFORM_COLUMNS, uniform_rows(theory))
