@@ -1,0 +1,117 @@
+"""Which activations must be scaled alike, channel by channel, for the network to stay what it is.
+
+A relu, an addition, a FIFO (join and slice over time) and a state commute with a positive factor for each channel, so
+all tensors that they connect form one group. The group may be rescaled if only weighted operations write into it and
+only weighted operations read from it: their weights take the factor and its inverse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from edgeaudio_export import operations
+from edgeaudio_export.recovery.layers import Layer, layers_of
+from edgeaudio_export.step_graph import StepGraph
+from edgeaudio_export.ties import Ties
+
+_SWAPS = frozenset({"aten.transpose.int", "aten.permute.default"})
+_ALONG_AN_AXIS = {"aten.cat.default": 1, "aten.slice.Tensor": 1}
+"""Operations along one axis, and where that axis stands among the arguments."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelGroup:
+    """Tensors that one positive factor for each channel may be taken out of."""
+
+    name: str
+    """Its first producer."""
+    channels: int
+    """Factors it has."""
+    members: frozenset[str]
+    """Nodes of its tensors, states included."""
+    producers: tuple[str, ...]
+    """Weighted operations that write into it."""
+    consumers: tuple[str, ...]
+    """Weighted operations that read from it."""
+
+
+def channel_groups(step: StepGraph) -> tuple[ChannelGroup, ...]:
+    """All groups that may be rescaled, in order of execution.
+
+    A group with the features, the logits, a product, a sigmoid, tanh or softmax in it, or one that is joined or cut
+    along its channels, has its scale given and is left out.
+    """
+    nodes = {n.name: n for n in step.module.graph.nodes if n.op in ("placeholder", "call_function")}
+    layers, axes = layers_of(step), channel_axes(step)
+    found = []
+    for members in _tied(step, nodes).values():
+        group = [nodes[name] for name in members]
+        if not any(_fixes_scale(node, step, axes, layers, frozenset(members)) for node in group):
+            found.append(_group(group, layers))
+    return tuple(sorted((g for g in found if g is not None), key=lambda g: list(layers).index(g.name)))
+
+
+def channel_axes(step: StepGraph) -> dict[str, int]:
+    """Axis of the channels of every activation: states are ``[N, C, K]``, features ``[N, T, F]``."""
+    axes = dict.fromkeys(step.inputs, 1) | {step.inputs[0]: 2}
+    for node in step.module.graph.nodes:
+        if node.op != "call_function" or not node.all_input_nodes:
+            continue
+        operator, source = str(node.target), node.all_input_nodes[0]
+        if operator in operations.WEIGHTED:
+            axes[node.name] = 1 if operator.startswith("aten.conv") else 2
+        elif source.name in axes:
+            axes[node.name] = 3 - axes[source.name] if _swaps(node) else axes[source.name]
+    return axes
+
+
+def _swaps(node: Node) -> bool:
+    """Whether channels and time change places; the batch always stays first."""
+    operator = str(node.target)
+    if operator == "aten.permute.default":
+        return list(node.args[1]) != [0, 1, 2]  # type: ignore[arg-type]
+    return operator in _SWAPS and node.args[1] != node.args[2]
+
+
+def _tied(step: StepGraph, nodes: dict[str, Node]) -> dict[str, tuple[str, ...]]:
+    ties: Ties[str] = Ties()
+    for node in nodes.values():
+        ties.add(node.name)
+        if str(node.target) in operations.TIED:
+            for source in node.all_input_nodes:
+                ties.tie(source.name, node.name)
+    for before, after in zip(step.inputs[1:], step.outputs[1:], strict=True):
+        ties.tie(before, after)
+    return ties.groups()
+
+
+def _fixes_scale(
+    node: Node, step: StepGraph, axes: dict[str, int], layers: dict[str, Layer], members: frozenset[str]
+) -> bool:
+    operator = str(node.target)
+    if node.name in (step.inputs[0], step.outputs[0]) or operator in operations.FREE or operator in operations.FIXED:
+        return True
+    if operator in _ALONG_AN_AXIS:
+        position = _ALONG_AN_AXIS[operator]
+        along = node.args[position] if len(node.args) > position else 0
+        if along % 3 == axes[node.name]:  # type: ignore[operator]
+            return True
+    readers = [user for user in node.users if user.op == "call_function" and user.name not in members]
+    return any(user.name not in layers or layers[user.name].channel_axis != axes[node.name] for user in readers)
+
+
+def _group(group: list[Node], layers: dict[str, Layer]) -> ChannelGroup | None:
+    members = frozenset(node.name for node in group)
+    producers = tuple(name for name in layers if name in members)
+    consumers = tuple(name for name, layer in layers.items() if layer.node.args[0] in group and name not in members)
+    if not producers or not consumers:
+        return None
+    return ChannelGroup(
+        name=producers[0],
+        channels=layers[producers[0]].weight.shape[0],
+        members=members,
+        producers=producers,
+        consumers=consumers,
+    )
