@@ -1,4 +1,4 @@
-"""Both networks by both quantization paths: every engine computes the same codes, however the audio is cut."""
+"""Every network by both quantization paths: every engine computes the same codes, however the audio is cut."""
 
 from __future__ import annotations
 
@@ -35,7 +35,15 @@ EXAMPLES = 25
 """Ways to cut a recording, for each network and engine."""
 
 Backend = Literal["pt2e", "onnxruntime"]
-CASES = [(name, backend) for name in ("keyword", "ctc") for backend in ("pt2e", "onnxruntime")]
+BLOCKS: dict[str, Any] = {"channels": 32, "kernel_sizes": [5, 5]}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "ds_tc_resnet": BLOCKS,
+    "tc_resnet": {"channels": [24, 32], "window_frames": 96},
+    "gru_net": {"stem_channels": 32, "hidden": 32},
+    "ctc_net": BLOCKS,
+}
+N_LABELS = {"keyword": 24, "ctc": 28}
+CASES = [(name, backend) for name in NETWORKS for backend in ("pt2e", "onnxruntime")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +69,12 @@ def network(name: str) -> Any:
     """Random weights, and batch norms that know their inputs."""
     import torch
 
-    from edgeaudio_models.architectures import build_module
+    from edgeaudio_models.architectures import architecture, build_module
 
-    shape = {"n_features": SPEC.n_features, "channels": 32, "kernel_sizes": [5, 5]}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
-        module = build_module(*(("ds_tc_resnet", {**shape, "n_labels": 24}) if name == "keyword" else
-                                ("ctc_net", {**shape, "n_labels": 28})))  # fmt: skip
+        n_labels = N_LABELS[architecture(name).task]
+        module = build_module(name, {**NETWORKS[name], "n_features": SPEC.n_features, "n_labels": n_labels})
         clips = torch.from_numpy(np.stack([features(tones(seed)) for seed in range(16)]))
         for _ in range(30):
             module.train()(clips, module.initial_state(16))
@@ -105,18 +112,19 @@ def make(folder: Path, name: str, backend: Backend) -> Case:
 def write(folder: Path, name: str, backend: Backend) -> Path:
     from edgeaudio_export.bundle_writer import BundleContents, write_bundle
     from edgeaudio_export.quantize import quantize_network
+    from edgeaudio_models.architectures import architecture
 
-    module = network(name)
+    module, task = network(name), architecture(name).task
     quantized = quantize_network(module, [features(tones(seed)) for seed in range(8)], backend=backend, name=name)
-    first = ("_silence_", "_unknown_") if name == "keyword" else ("<blank>",)
+    first = ("_silence_", "_unknown_") if task == "keyword" else ("<blank>",)
     contents = BundleContents(
-        name=name, task=name, labels=(*first, *(f"word {i}" for i in range(module.n_labels - len(first)))),
-        background_labels=first if name == "keyword" else (), features=SPEC, graph=quantized.graph,
+        name=name, task=task, labels=(*first, *(f"word {i}" for i in range(module.n_labels - len(first)))),
+        background_labels=first if task == "keyword" else (), features=SPEC, graph=quantized.graph,
         float_onnx=quantized.float_onnx, latency_frames=module.latency_frames,
         receptive_field_frames=module.receptive_field_frames,
-        window_frames=module.window_frames if name == "keyword" else None,
+        window_frames=module.window_frames if task == "keyword" else None,
         quantization=Quantization(backend=backend, method="static_w8a8", calibration={}, requantization="fp32"),
-        decoding=DetectorConfig().to_dict() if name == "keyword" else DecoderConfig().to_dict(),
+        decoding=DetectorConfig().to_dict() if task == "keyword" else DecoderConfig().to_dict(),
         provenance={}, golden_samples=tones(1000, 2.0),
     )  # fmt: skip
     write_bundle(folder, contents)
