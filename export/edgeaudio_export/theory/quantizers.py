@@ -56,7 +56,7 @@ def symmetric_quantizer(values: Floats, bits: int, *, per_channel: bool = False)
     high = 2 ** (check_bits(bits) - 1) - 1
     magnitudes = np.abs(_finite(values))
     axes = tuple(range(1, magnitudes.ndim)) if per_channel else None
-    largest = magnitudes.max(axis=axes, keepdims=True)
+    largest = np.asarray(magnitudes.max(axis=axes, keepdims=per_channel))
     largest = np.maximum(largest, largest.max() * MIN_RELATIVE_WEIGHT_SCALE)
     scale = (largest / high).astype(np.float32)
     return UniformQuantizer(scale=np.where(scale > 0, scale, np.float32(1)), zero_point=0, low=-high, high=high)
