@@ -14,6 +14,7 @@ import click
 from edgeaudio.commands.bench import bench
 from edgeaudio.commands.data import data
 from edgeaudio.commands.demo import demo
+from edgeaudio.commands.diagnose import diagnose
 from edgeaudio.commands.export import export
 from edgeaudio.commands.inspect import inspect
 from edgeaudio.commands.parity import parity
@@ -89,5 +90,5 @@ def main() -> None:
     """Turn a small PyTorch audio model into an int8 artifact that listens, with proof that nothing was lost."""
 
 
-for _command in (data, train, export, parity, bench, inspect, demo, sweep, theory):
+for _command in (data, train, export, diagnose, parity, bench, inspect, demo, sweep, theory):
     main.add_command(_command)

@@ -1,0 +1,89 @@
+"""``edgeaudio diagnose``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeaudio.commands.options import PathType, cache_option, command_line, echo_json, force_option, json_option
+from edgeaudio.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from edgeaudio.diagnosing import DiagnosedCheckpoint
+
+DEFAULT_CLIPS = 64
+"""Validation clips that are looked at: some seconds a layer; figures in dB then repeat to about 0.3 dB."""
+
+
+@click.command()
+@click.argument("model", type=PathType)
+@click.option("--data", "folder", type=PathType, help="Corpus, for a recipe that trains on recordings.")
+@click.option("--backend", type=click.Choice(["pt2e", "onnxruntime"]), default="pt2e", show_default=True)
+@click.option("--calibration", help="How ranges are chosen; default: the recipe's.")
+@click.option(
+    "--clips", type=click.IntRange(min=1), default=DEFAULT_CLIPS, show_default=True, help="Validation clips to look at."
+)
+@click.option("--output", type=PathType, help="HTML page to write, with plots.")
+@cache_option
+@force_option
+@json_option
+def diagnose(
+    model: Path,
+    folder: Path | None,
+    clips: int,
+    output: Path | None,
+    cache: Path | None,
+    force: bool,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Say where quantizing MODEL, a checkpoint, loses accuracy, why, and what to try; worst layer first.
+
+    The float network and the integer graph run side by side on validation clips, which never calibrate.
+    """
+    from edgeaudio.diagnosis_report import render_text
+    from edgeaudio_runtime.staging import refuse_overwrite
+
+    if output is not None:
+        refuse_overwrite(output, force=force)
+        # Missing plots are better known before the layers are measured than after.
+        import matplotlib  # noqa: F401
+    found = run_diagnosis(model, folder, cache=cache, n_clips=clips, command=command_line(), **choices)
+    if output is not None:
+        _write_page(output, found, force=force)
+    if as_json:
+        echo_json(found.to_dict())
+    else:
+        click.echo(render_text(found))
+        if output is not None:
+            click.echo(output)
+
+
+def run_diagnosis(
+    model: Path, folder: Path | None, *, cache: Path | None, n_clips: int, command: str, **choices: Any
+) -> DiagnosedCheckpoint:
+    """Load the checkpoint and the clips of its recipe, then diagnose."""
+    from edgeaudio.diagnosing import diagnose_checkpoint
+    from edgeaudio.exporting import ExportChoices
+    from edgeaudio_models.checkpoint import load_checkpoint
+    from edgeaudio_models.corpora import default_cache_folder
+    from edgeaudio_models.recipe_data import load_training_data
+
+    checkpoint = load_checkpoint(model)
+    with progress_bar("loading clips") as progress:
+        data = load_training_data(
+            checkpoint.recipe, data_folder=folder, cache_folder=cache or default_cache_folder(), progress=progress
+        )
+    return diagnose_checkpoint(checkpoint, data, ExportChoices(**choices), n_clips=n_clips, command=command)
+
+
+def _write_page(output: Path, found: DiagnosedCheckpoint, *, force: bool) -> None:
+    from edgeaudio.diagnosis_page import render_diagnosis
+    from edgeaudio_runtime.staging import staged_file
+
+    say("drawing the page")
+    page = render_diagnosis(found)
+    with staged_file(output, force=force) as staged:
+        staged.write_text(page, "utf-8")
