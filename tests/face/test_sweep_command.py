@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ pytestmark = pytest.mark.slow
 GRID = ("--methods", "static_w8a8", "--calibrations", "mse,minmax", "--backends", "pt2e", "--variants", 3)
 CELLS = ["static_w8a8-mse-pt2e", "static_w8a8-minmax-pt2e"]
 ENGINES = {"litert", "onnxruntime", "numpy"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_timing() -> Generator[None]:
+    """One round: these tests ask whether there are figures, not which."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_run, "TIMING_ROUNDS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +98,6 @@ def test_streams_side_by_side_give_the_codes_of_each_alone(swept: Path) -> None:
 
 def test_the_table_on_stdout_names_every_cell_and_the_command(swept: Path, run: Any, face: Any) -> None:
     text = run(*command(face, swept)).stdout
-    assert "accuracy of 10 clips" not in text
     assert "on 10 clips of corpus (split validation), 3 fixed shifts and gains" in text
     assert "float: accuracy" in text
     for heading in ("accuracy %", "- float, points", "same answer %", "kB litert", "us/step numpy"):
@@ -112,29 +121,27 @@ def test_a_finished_cell_is_not_computed_again(
     assert [cell["task"] for cell in after["cells"]] == [cell["task"] for cell in before["cells"]]
 
 
-def test_a_kill_loses_one_cell(run: Any, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    quantize_checkpoint = sweep_run.quantize_checkpoint
+def test_a_kill_loses_one_cell(
+    swept: Path, run: Any, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
 
-    def killed_at_the_second(checkpoint: Any, training: Any, choices: Any) -> Any:
-        if done:
+    def killed_at_the_second(checkpoint: Any, training: Any, choices: Any) -> str:
+        asked.append(choices.calibration)
+        if len(asked) == 2:
             raise KeyboardInterrupt
-        done.append("first")
-        return quantize_checkpoint(checkpoint, training, choices)
+        return str(choices.calibration)
+
+    def write(directory: Path, checkpoint: Any, quantized: str) -> None:
+        shutil.copytree(swept / "bundles" / f"static_w8a8-{quantized}-pt2e", directory, dirs_exist_ok=True)
 
     monkeypatch.setattr(sweep_run, "quantize_checkpoint", killed_at_the_second)
+    monkeypatch.setattr(sweep_run, "write_quantized", write)
     assert run(*command(face, tmp_path / "out")).exit_code != 0
     assert sorted(path.name for path in (tmp_path / "out" / "bundles").iterdir()) == [CELLS[0], f"{CELLS[0]}.json"]
-    counted: list[str] = []
-
-    def count(checkpoint: Any, training: Any, choices: Any) -> Any:
-        counted.append("again")
-        return quantize_checkpoint(checkpoint, training, choices)
-
-    monkeypatch.setattr(sweep_run, "quantize_checkpoint", count)
     result = run(*command(face, tmp_path / "out", "--json"))
     assert result.exit_code == 0, result.output
-    assert counted == ["again"]
+    assert asked == ["mse", "minmax", "minmax"]
     assert [cell["refused"] for cell in json.loads(result.stdout)["cells"]] == [None, None]
 
 
