@@ -1,4 +1,4 @@
-"""Compiles the native front end for the wheel or the source tree; without a compiler, the wheel is pure and works too."""
+"""Compiles the native front end for a wheel or the source tree; without a compiler the wheel is pure and works too."""
 
 from __future__ import annotations
 

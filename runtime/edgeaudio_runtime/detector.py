@@ -89,6 +89,18 @@ def softmax_table(quant: QuantParams) -> Float64:
     return np.exp(-float(quant.scale[0]) * np.arange(quant.high - quant.low + 1, dtype=np.float64))
 
 
+def quiet_lead(quant: QuantParams, threshold: float) -> int:
+    """Codes by which the best background label must lead the best keyword so that none can reach ``threshold``.
+
+    With keyword code k, background code b and scale s, the softmax of the keyword is at most
+    ``exp(s k) / (exp(s k) + exp(s b)) = 1 / (1 + exp(s (b - k)))``. A mean over outputs that all have the lead
+    ``ceil(log(1 / threshold - 1) / s)`` stays below the threshold; a margin covers the rounding of softmax and mean.
+    """
+    largest = quant.high - quant.low + 1  # more than any lead there can be
+    odds = 1.0 / max(threshold * (1.0 - 1e-9), 1e-300) - 1.0
+    return int(np.clip(np.ceil(np.log(odds) / float(quant.scale[0])), -largest, largest))
+
+
 class KeywordDetector:
     """Turn logit codes of successive network outputs into keyword events.
 
@@ -106,6 +118,9 @@ class KeywordDetector:
     tenth of the score) and the crossing, both moved back by half the smoothing.
 
     Memory is constant; cutting the same outputs into other calls changes nothing, bit for bit.
+
+    Most outputs of most streams cannot fire anything, and for these no probability is computed: see
+    :func:`quiet_lead`. Their codes are kept, so whatever fires later sees the probabilities it would have seen.
     """
 
     def __init__(
@@ -145,6 +160,11 @@ class KeywordDetector:
         self._n_settle = _outputs(config.settle_s, clock)
         self._block = _BLOCK_STEPS * clock.outputs_per_step
         self._thresholds = np.tile(row, (self._block, 1))  # comparing like shapes takes half the time
+        keywords = np.flatnonzero(np.isfinite(row))
+        self._keywords = frozenset(keywords.tolist())
+        # With this much added to the keywords, an output whose largest code is a background label's is quiet.
+        self._handicap = np.zeros(len(labels), dtype=np.intp)
+        self._handicap[keywords] = quiet_lead(output_quant, min(row.min(), 1.0))
         self.reset()
 
     def reset(self) -> None:
@@ -154,6 +174,9 @@ class KeywordDetector:
         self._probs = RecentRows(
             n_probs, (n_labels,), fill=0.0, dtype=np.float64, block=self._block, window=self._n_smoothing
         )
+        self._n_probs, self._n_behind = n_probs, 0  # outputs whose probabilities were not computed
+        self._codes = RecentRows(n_probs, (n_labels,), fill=0, dtype=np.intp, block=self._block)
+        self._n_quiet = n_probs  # outputs since the last one that was not quiet
         n_block_frames = _BLOCK_STEPS * clock.step_frames
         self._activity = RecentRows(clock.memory_frames, (), fill=np.nan, dtype=np.float32, block=n_block_frames)
         self._latched = np.zeros(n_labels, dtype=bool)
@@ -205,22 +228,43 @@ class KeywordDetector:
 
     def _hear(self, codes: Codes, activity: Activity) -> list[KeywordEvent]:
         n = len(codes)
-        self._softmax(codes, out=self._probs.extend(n))
         self._activity.extend(len(activity))[:] = activity
+        leading = np.add(codes, self._handicap, self._codes.extend(n)).argmax(1).tolist()
+        if not self._keywords.isdisjoint(leading):
+            self._n_quiet = -n
+        elif self._is_idle and self._n_quiet >= self._n_smoothing - 1:
+            # Nearly every call of nearly every stream ends here.
+            self._n_behind += n
+            self._n_quiet += n
+            self._n_outputs += n
+            return []
+        events = self._listen(n)
+        self._n_quiet += n
+        self._n_outputs += n
+        return events
+
+    def _listen(self, n: int) -> list[KeywordEvent]:
+        self._catch_up(n)
         scores = self._smoothed(n)
         above = scores >= self._thresholds[:n]
         events: list[KeywordEvent] = []
-        # Nearly every call of nearly every stream has nothing to do here.
         if not self._is_idle or np.count_nonzero(above):
             for row in range(n):
                 self._decide(row, n - 1 - row, scores[row], above[row], events)
             self._is_idle = self._held is None and not self._latched.any()
-        self._n_outputs += n
         return events
 
-    def _softmax(self, codes: Codes, *, out: Float64) -> None:
-        wide = codes.astype(np.intp)  # what numpy indexes with
-        powers = self._table[np.maximum.reduce(wide, axis=1, keepdims=True) - wide]
+    def _catch_up(self, n: int) -> None:
+        """Compute the probabilities of the newest ``n`` outputs, and of those before them that were left out."""
+        n_missing = min(self._n_behind, self._n_probs) + n
+        codes = self._codes.last(n_missing) - self._handicap
+        for first in range(0, n_missing, self._block):
+            block = codes[first : first + self._block]
+            self._softmax(block, out=self._probs.extend(len(block)))
+        self._n_behind = 0
+
+    def _softmax(self, codes: npt.NDArray[np.intp], *, out: Float64) -> None:
+        powers = self._table[np.maximum.reduce(codes, axis=1, keepdims=True) - codes]
         np.divide(powers, np.add.reduce(powers, axis=1, keepdims=True), out=out)
 
     def _smoothed(self, n: int) -> Float64:
