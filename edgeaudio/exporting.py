@@ -23,6 +23,7 @@ from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 
 if TYPE_CHECKING:
     from edgeaudio_export.calibration import CalibrationSpec
+    from edgeaudio_export.calibration.calibrate import Calibration
     from edgeaudio_export.quantize import Backend, QuantizedNetwork
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_models.recipe import CalibrationRecipe
@@ -107,8 +108,14 @@ def torch_side(checkpoint: Checkpoint, *, simulation: Any = None) -> TorchSide:
     return TorchSide(offline=offline, streaming=streaming, simulation=simulation)
 
 
-def quantize_checkpoint(checkpoint: Checkpoint, training: Examples, choices: ExportChoices) -> QuantizedNetwork:
-    """Calibrate a checkpoint on some of its training clips and quantize it as chosen."""
+def quantize_checkpoint(
+    checkpoint: Checkpoint, training: Examples, choices: ExportChoices, *, calibration: Calibration | None = None
+) -> QuantizedNetwork:
+    """Calibrate a checkpoint on some of its training clips and quantize it as chosen.
+
+    ``calibration`` is what an earlier call observed on the same network and clips; the chosen method reads its ranges
+    from there, and nothing is rolled out again.
+    """
     from edgeaudio_export.quantize import quantize_network
 
     recipe = checkpoint.recipe.calibration
@@ -125,7 +132,7 @@ def quantize_checkpoint(checkpoint: Checkpoint, training: Examples, choices: Exp
             checkpoint.module,
             streams,
             backend=choices.backend,
-            calibration=spec,
+            calibration=spec if calibration is None else calibration.by(spec),
             name=checkpoint.name,
             progress=progress,
         )
@@ -166,7 +173,7 @@ def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: Quantize
         provenance=_provenance(checkpoint),
         golden_samples=golden_samples(checkpoint.labels, checkpoint.features.sample_rate),
     )
-    write_bundle(directory, contents)
+    write_bundle(directory, contents, say=say)
 
 
 def _quantization(checkpoint: Checkpoint, quantized: QuantizedNetwork) -> Quantization:

@@ -28,6 +28,7 @@ from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.errors import ParityError
 
 if TYPE_CHECKING:
+    from edgeaudio_export.calibration.calibrate import Calibration
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_models.training_data import Examples
 
@@ -157,6 +158,7 @@ class _Sweep:
         self.truth = np.array([labels.index(label) for label in given.clips.labels], dtype=np.intp)
         self.training = key_of(hashlib.sha256(given.training.waveforms.tobytes()).hexdigest())
         self._hearings: Features | None = None
+        self._calibration: Calibration | None = None
 
     def hearings(self) -> Features:
         """Features of every clip in every variant."""
@@ -199,7 +201,12 @@ class _Sweep:
     def _write(self, directory: Path, cell: Cell) -> None:
         checkpoint = self.given.checkpoint
         choices = choices_of(cell, n_calibration=self.n_calibration)
-        write_quantized(directory, checkpoint, quantize_checkpoint(checkpoint, self.given.training, choices))
+        # Recovery changes the network, so its activations are observed anew.
+        earlier = None if cell.recovery else self._calibration
+        quantized = quantize_checkpoint(checkpoint, self.given.training, choices, calibration=earlier)
+        if not cell.recovery:
+            self._calibration = quantized.calibration
+        write_quantized(directory, checkpoint, quantized)
 
 
 def choices_of(cell: Cell, *, n_calibration: int | None) -> ExportChoices:

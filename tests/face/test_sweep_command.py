@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def command(face: Any, output: Path, *more: object) -> tuple[object, ...]:
     return ("sweep", face.checkpoint, *shared, *GRID, *more)
 
 
-def refuse_to_quantize(*_: object) -> None:
+def refuse_to_quantize(*_: object, **__: object) -> None:
     raise AssertionError("a finished cell was quantized again")
 
 
@@ -126,14 +127,14 @@ def test_a_kill_loses_one_cell(
 ) -> None:
     asked: list[str] = []
 
-    def killed_at_the_second(checkpoint: Any, training: Any, choices: Any) -> str:
+    def killed_at_the_second(checkpoint: Any, training: Any, choices: Any, **_: Any) -> Any:
         asked.append(choices.calibration)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return str(choices.calibration)
+        return SimpleNamespace(name=f"static_w8a8-{choices.calibration}-pt2e", calibration=None)
 
-    def write(directory: Path, checkpoint: Any, quantized: str) -> None:
-        shutil.copytree(swept / "bundles" / f"static_w8a8-{quantized}-pt2e", directory, dirs_exist_ok=True)
+    def write(directory: Path, checkpoint: Any, quantized: Any) -> None:
+        shutil.copytree(swept / "bundles" / quantized.name, directory, dirs_exist_ok=True)
 
     monkeypatch.setattr(sweep_run, "quantize_checkpoint", killed_at_the_second)
     monkeypatch.setattr(sweep_run, "write_quantized", write)
@@ -148,7 +149,7 @@ def test_a_kill_loses_one_cell(
 def test_a_refusal_is_a_row_with_its_reason(
     run: Any, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise EdgeAudioError("method='x' does not go with\n backend='y'; take another")
 
     monkeypatch.setattr(sweep_run, "quantize_checkpoint", refuse)
