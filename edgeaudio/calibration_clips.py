@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import overload
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,13 @@ PROBE_CLIPS = 16
 """Clips in each condition."""
 
 
-class LazyStreams(Sequence[Features]):
-    """A sequence of feature streams each of which is computed on access and not kept."""
+Array = TypeVar("Array", bound=npt.NDArray[Any])
 
-    def __init__(self, length: int, compute: Callable[[int], Features]) -> None:
+
+class LazyArrays(Sequence[Array], Generic[Array]):
+    """A sequence of arrays each of which is computed on access and not kept."""
+
+    def __init__(self, length: int, compute: Callable[[int], Array]) -> None:
         self._length = length
         self._compute = compute
 
@@ -39,19 +42,19 @@ class LazyStreams(Sequence[Features]):
         return self._length
 
     @overload
-    def __getitem__(self, index: int) -> Features: ...
+    def __getitem__(self, index: int) -> Array: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Features]: ...
-    def __getitem__(self, index: int | slice) -> Features | Sequence[Features]:
+    def __getitem__(self, index: slice) -> Sequence[Array]: ...
+    def __getitem__(self, index: int | slice) -> Array | Sequence[Array]:
         chosen = range(self._length)[index]
         if isinstance(chosen, range):
-            return LazyStreams(len(chosen), lambda i: self._compute(chosen[i]))
+            return LazyArrays(len(chosen), lambda i: self._compute(chosen[i]))
         return self._compute(chosen)
 
 
 def calibration_streams(
     spec: FeatureSpec, clips: Int16 | Sequence[Int16], *, n_clips: int, step_frames: int
-) -> LazyStreams:
+) -> LazyArrays[Features]:
     """Features of clips drawn with a fixed seed, at :data:`CALIBRATION_LEVELS_DB` in turn.
 
     Args:
@@ -70,7 +73,7 @@ def calibration_streams(
         samples = at_level(clips[chosen[turn]], CALIBRATION_LEVELS_DB[turn % len(CALIBRATION_LEVELS_DB)])
         return compute_features(spec, samples, multiple_of=step_frames)
 
-    return LazyStreams(len(chosen), compute)
+    return LazyArrays(len(chosen), compute)
 
 
 def probe_conditions(
@@ -100,8 +103,8 @@ def probe_conditions(
     return {condition: _streams(spec, samples, step_frames) for condition, samples in heard.items()}
 
 
-def _streams(spec: FeatureSpec, samples: Sequence[Int16], step_frames: int) -> LazyStreams:
-    return LazyStreams(len(samples), lambda i: compute_features(spec, samples[i], multiple_of=step_frames))
+def _streams(spec: FeatureSpec, samples: Sequence[Int16], step_frames: int) -> LazyArrays[Features]:
+    return LazyArrays(len(samples), lambda i: compute_features(spec, samples[i], multiple_of=step_frames))
 
 
 def _peak_at(clip: Int16, level_dbfs: float) -> Int16:
