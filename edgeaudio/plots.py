@@ -183,7 +183,7 @@ def bar_plot(
             shift = (index - (len(groups) - 1) / 2) * thickness
             axes.barh(positions + shift, values, height=thickness, label=name)
         axes.set_yticks(positions, labels)
-        axes.invert_yaxis()
+        axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         if log_x:
             _make_log(axes, "x")
