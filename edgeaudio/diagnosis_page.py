@@ -18,7 +18,7 @@ from edgeaudio.diagnosis_report import (
     suggestions,
     weight_listing,
 )
-from edgeaudio.html_page import Command, Figure, Paragraph, Part, Section, Table, render_page
+from edgeaudio.html_page import Command, Figure, Lines, Paragraph, Part, Section, Table, render_page
 from edgeaudio.plots import bar_plot, histogram_plot
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def _table(listing: Listing) -> Table:
     """The name comes first on the page, last in a terminal."""
     columns = (listing.columns[-1], *listing.columns[:-1])
     return Table(
-        columns=columns, rows=tuple((row[-1], *row[:-1]) for row in listing.rows), caption=f"{listing.caption}."
+        columns=columns,
+        rows=tuple((row[-1], *row[:-1]) for row in listing.rows),
+        caption=f"{listing.caption[0].upper()}{listing.caption[1:]}.",
     )
 
 
@@ -65,12 +67,9 @@ def _remedies(found: DiagnosedCheckpoint) -> Iterator[Part]:
     if not suggested:
         yield Paragraph(text="No layer stands out; there is nothing to try.")
         return
-    rows = tuple((str(number), text, toml.replace("\n", " · ")) for number, (text, toml) in enumerate(suggested, 1))
-    yield Table(
-        columns=("", "measured and suggested", "lines of the recipe"),
-        rows=rows,
-        caption="What to try, worst layer first; · stands for a new line.",
-    )
+    for number, (text, toml) in enumerate(suggested, start=1):
+        yield Paragraph(text=f"{number}. {text}")
+        yield Lines(text=toml)
 
 
 def _layer_plots(found: DiagnosedCheckpoint) -> Iterator[Part]:
@@ -116,7 +115,7 @@ def _activation_plot(name: str, tensor: TensorReport) -> Figure:
 
 def _weight_plots(found: DiagnosedCheckpoint) -> Iterator[Part]:
     for layer in found.diagnosis.layers[:PLOTTED_LAYERS]:
-        if layer.weight is not None:
+        if layer.weight is not None and layer.weight.sqnr_db is not None:
             yield _weight_plot(layer.weight)
 
 

@@ -58,7 +58,15 @@ class Command:
     """As it is typed into a shell."""
 
 
-Part = Paragraph | Table | Figure | Command
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lines:
+    """Lines to copy into a file."""
+
+    text: str
+    """Plain text, shown as it is."""
+
+
+Part = Paragraph | Table | Figure | Command | Lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,11 +134,16 @@ def _command(part: Command) -> str:
     return f'<pre class="command"><code>{escape(part.text)}</code></pre>'
 
 
+def _lines(part: Lines) -> str:
+    return f'<pre class="lines"><code>{escape(part.text)}</code></pre>'
+
+
 _RENDERERS: dict[type, Callable[..., str]] = {
     Paragraph: _paragraph,
     Table: _table,
     Figure: _figure,
     Command: _command,
+    Lines: _lines,
 }
 
 _STYLE = """
@@ -154,6 +167,7 @@ figcaption { color: #4a4a4a; font-size: 0.87rem; max-width: 46rem; }
 pre.command { background: #f4f5f7; border-left: 3px solid #0b57a4; padding: 0.5rem 0.8rem; margin: 0.6rem 0;
   white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; }
 pre.command code::before { content: "$ "; color: #6a6a6a; }
+pre.lines { background: #f4f5f7; padding: 0.5rem 0.8rem; margin: 0.6rem 0; font-size: 0.85rem; overflow-x: auto; }
 @page { size: A4; margin: 15mm; }
 @media print {
   body { font-size: 10pt; }

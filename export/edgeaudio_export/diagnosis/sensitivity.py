@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from edgeaudio_export.diagnosis.activations import FEATURES, Ratio, through_codes
-from edgeaudio_export.diagnosis.layers import Layer, float_weight, is_weighted, quantized_weight
+from edgeaudio_export.diagnosis.layers import Layer, float_weight, is_weighted, pair_layers, quantized_weight
 from edgeaudio_export.diagnosis.rollout import Change, Probes, float_logits
 from edgeaudio_export.step_graph import Progress, StepGraph
 from edgeaudio_runtime.graph import IntegerGraph
@@ -103,6 +103,15 @@ def layer_changes(step: StepGraph, graph: IntegerGraph, layers: Sequence[Layer])
             own[_weight_node(layer)] = _constant(torch.from_numpy(quantized_weight(graph, layer, shape)))
         found[layer.name] = own
     return found
+
+
+def through_group(step: StepGraph, graph: IntegerGraph, members: Sequence[str]) -> dict[str, Change]:
+    """Changes that put the activations of one group, and nothing else, through the codes of ``graph``.
+
+    ``members`` are nodes of the step; those that only move values, and float tensors, need no change.
+    """
+    values = {step.inputs[0]: graph.input} | {layer.value.name: layer.tensor for layer in pair_layers(step, graph)}
+    return merged(_through(graph, values[member], member) for member in members if member in values)
 
 
 def merged(parts: Iterable[Mapping[str, Change]]) -> dict[str, Change]:
