@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgeaudio_runtime import __version__
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.errors import EdgeAudioError
+from edgeaudio_runtime.front_end import front_end_choice, front_end_in_use
 from edgeaudio_runtime.selftest import self_test
 
 _EXTRAS = {"resample": "soxr", "mic": "sounddevice"}
@@ -50,6 +51,7 @@ def bundle_info(bundle: Bundle) -> dict[str, Any]:
         "background_labels": list(manifest.background_labels),
         "sample_rate": spec.sample_rate,
         "features": manifest.features_hash,
+        "front_end": front_end_in_use(spec),
         "step_ms": clock.step_frames * frame_ms,
         "latency_ms": manifest.network.latency_frames * frame_ms,
         "receptive_field_ms": manifest.network.receptive_field_frames * frame_ms,
@@ -68,6 +70,7 @@ def examine(bundle: Bundle, chunks: Iterable[npt.NDArray[Any]] | None = None) ->
     findings = [
         Finding(subject="platform", ok=True, text=f"{versions}, {platform.machine()} {platform.system()}"),
         Finding(subject="bundle", ok=True, text=f"{bundle.name}: every artifact has its sha256"),
+        Finding(subject="front end", ok=True, text=front_end_choice(bundle.features)),
     ]
     findings += [_engine(bundle, engine) for engine in bundle.manifest.engines]
     findings += [_extra(extra, module) for extra, module in _EXTRAS.items()]

@@ -235,6 +235,22 @@ def choose_implementation(spec: MelSpec, wanted: Implementation = "auto") -> Lit
     return "numpy" if demanded == "numpy" or obstacle else "native"
 
 
+def front_end_in_use(spec: FeatureSpec) -> Literal["native", "numpy"]:
+    """Who computes ``spec`` here where nobody demands otherwise; what looks at the whole recording, numpy does."""
+    return choose_implementation(spec) if isinstance(spec, MelSpec) and spec.streamable else "numpy"
+
+
+def front_end_choice(spec: FeatureSpec) -> str:
+    """:func:`front_end_in_use`, and for numpy the reason, in words."""
+    in_use = front_end_in_use(spec)
+    if in_use == "native":
+        return "native (C)"
+    if not (isinstance(spec, MelSpec) and spec.streamable):
+        return "numpy: these features look at the whole recording"
+    obstacle = _obstacle(spec)
+    return f"numpy: {obstacle}" if obstacle else f"numpy: {IMPLEMENTATION_VARIABLE} says so"
+
+
 def _obstacle(spec: MelSpec) -> str | None:
     """Why the C transform cannot compute ``spec`` here."""
     if load_library() is None:

@@ -89,11 +89,14 @@ INLINE void pack(const edgeaudio_front_end *f, const double *restrict x, int32_t
                  double *restrict im, const int32_t batch) {
     const double *restrict w = f->window;
     const int32_t pairs = f->win_length / 2;
-    for (int32_t i = 0; i < pairs; i++)
-        for (int32_t j = 0; j < batch; j++) {
-            re[i * batch + j] = x[j * apart + 2 * i] * w[2 * i];
-            im[i * batch + j] = x[j * apart + 2 * i + 1] * w[2 * i + 1];
+    for (int32_t j = 0; j < batch; j++) {
+        const double *restrict y = x + j * apart;
+        double *restrict even = re + j, *restrict odd = im + j;
+        for (int32_t i = 0; i < pairs; i++) {
+            even[i * batch] = y[2 * i] * w[2 * i];
+            odd[i * batch] = y[2 * i + 1] * w[2 * i + 1];
         }
+    }
     for (int32_t i = pairs * batch; i < f->half * batch; i++) re[i] = im[i] = 0.0;
     if (f->win_length % 2)
         for (int32_t j = 0; j < batch; j++) re[pairs * batch + j] = x[j * apart + 2 * pairs] * w[2 * pairs];
