@@ -43,7 +43,8 @@ def percentile_ends(histogram: StreamingHistogram, percentile: float, *, symmetr
             min(max(_quantile(edges, counts, cut), low), 0.0),
             max(min(_quantile(edges, counts, 1.0 - cut), high), 0.0),
         )
-    return ends if ends[0] < ends[1] else seen_ends(histogram, symmetric=symmetric)
+    # Zeros alone fill the bin [0, width): what lies within one bin is nothing but them.
+    return ends if ends[1] - ends[0] > histogram.width else seen_ends(histogram, symmetric=symmetric)
 
 
 def least_error_ends(histogram: StreamingHistogram, *, n_levels: int, symmetric: bool) -> Ends:
