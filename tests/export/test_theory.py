@@ -41,9 +41,8 @@ from edgeaudio_export.theory.weights import is_constant, measure_weights
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
 
-# Max, "Quantizing for minimum distortion", IRE Transactions on Information Theory 6 (1960), table II (N up to 32); the
-# larger ones from Jayant and Noll, "Digital coding of waveforms" (1984): levels, step and error of the best uniform
-# quantizer of a unit Gaussian.
+# Max, "Quantizing for minimum distortion", IRE Transactions on Information Theory 6 (1960), table II: levels, step and
+# error of the best uniform quantizer of a unit Gaussian; beyond 32 levels, where his table ends, as textbooks print them.
 MAX_UNIFORM = [
     (2, 1.596, 0.3634),
     (4, 0.9957, 0.1188),
