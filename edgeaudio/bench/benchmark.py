@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeaudio.bench.cold_start import measure_cold_start
-from edgeaudio.bench.timing import Contender, Timing, time_side_by_side
+from edgeaudio.bench.timing import DEFAULT_ROUNDS, Contender, Timing, time_side_by_side
 from edgeaudio_runtime.bundle import Bundle, open_bundle
-from edgeaudio_runtime.front_end import FrontEnd
+from edgeaudio_runtime.front_end import FrontEnd, Implementation, front_end_in_use
 from edgeaudio_runtime.quantization import quantize
 from edgeaudio_runtime.stream import AudioStream
 
@@ -22,14 +22,16 @@ CHUNKS_MS = (10, 100)
 """What a caller pushes: one hop, or a typical audio callback."""
 
 
-def benchmark(path: Path, *, rounds: int = 40) -> dict[str, Any]:
+SECTIONS = ("front_end", "engines", "pipeline")
+"""Kinds of contenders; all are timed in one pass, so figures of different sections may be compared."""
+
+
+def benchmark(path: Path, *, rounds: int = DEFAULT_ROUNDS) -> dict[str, Any]:
     """Time front end, engines and the whole pipeline of a bundle; see README for the meaning of each figure."""
     bundle = open_bundle(path)
-    audio = speech_like_audio(bundle.features.sample_rate)
     engines = bundle.engines()
-    front_end = time_side_by_side(_front_end_contenders(bundle, audio), rounds=rounds)
-    network = time_side_by_side(engine_contenders(bundle, engines, audio), rounds=rounds)
-    pipeline = time_side_by_side(_pipeline_contenders(bundle, engines, audio), rounds=rounds)
+    timings = _time_sections(_contenders(bundle, engines), rounds=rounds)
+    front_end, network, pipeline = (timings[section] for section in SECTIONS)
     return {
         "bundle": bundle.manifest.name,
         "machine": {"processor": platform.machine(), "python": platform.python_version(), "numpy": np.__version__},
@@ -39,12 +41,29 @@ def benchmark(path: Path, *, rounds: int = 40) -> dict[str, Any]:
         "pipeline": {
             name: {**row, "real_time_factor": round(row["median_us"] / 1e4, 6)} for name, row in _rows(pipeline).items()
         },
+        "front_end_in_use": front_end_in_use(bundle.features),
         "front_end_ratio_to_pymicro_features": _ratios(front_end),
         "cold_start": {engine: measure_cold_start(path, engine) for engine in engines},
         "sizes_bytes": {
             artifact.path: artifact.size for artifact in bundle.manifest.artifacts if artifact.role != "golden"
         },
     }
+
+
+def _contenders(bundle: Bundle, engines: tuple[str, ...]) -> dict[str, dict[str, Contender]]:
+    audio = speech_like_audio(bundle.features.sample_rate)
+    return {
+        "front_end": _front_end_contenders(bundle, audio),
+        "engines": engine_contenders(bundle, engines, audio),
+        "pipeline": _pipeline_contenders(bundle, engines, audio),
+    }
+
+
+def _time_sections(sections: dict[str, dict[str, Contender]], *, rounds: int) -> dict[str, dict[str, Timing]]:
+    """Every contender of every section in every round: a busy moment of the machine hits all alike."""
+    flat = {(section, name): one for section, contenders in sections.items() for name, one in contenders.items()}
+    timings = time_side_by_side(flat, rounds=rounds)
+    return {section: {name: timings[section, name] for name in names} for section, names in sections.items()}
 
 
 def _rows(timings: dict[str, Timing]) -> dict[str, dict[str, float]]:
@@ -58,7 +77,7 @@ def _ratios(timings: dict[str, Timing]) -> dict[str, float]:
     return {
         name: round(timing.median_us / peer.median_us, 3)
         for name, timing in timings.items()
-        if name.startswith("numpy")
+        if name != "pymicro-features, 10 ms"
     }
 
 
@@ -80,12 +99,19 @@ def _pushing(push: Callable[[Any], object], chunks: Iterator[Any]) -> Callable[[
     return lambda: push(next(chunks))
 
 
+def _front_ends(bundle: Bundle) -> tuple[Implementation, ...]:
+    """What can compute the features of ``bundle`` here, the default first."""
+    return ("native", "numpy") if front_end_in_use(bundle.features) == "native" else ("numpy",)
+
+
 def _front_end_contenders(bundle: Bundle, audio: npt.NDArray[np.int16]) -> dict[str, Contender]:
     rate = bundle.features.sample_rate
     contenders = {
-        f"numpy, {ms} ms": Contender(
-            call=_pushing(FrontEnd(bundle.features).process, _chunks(audio, ms, rate)), audio_ms=ms
+        f"{name}, {ms} ms": Contender(
+            call=_pushing(FrontEnd(bundle.features, implementation=name).process, _chunks(audio, ms, rate)),
+            audio_ms=ms,
         )
+        for name in _front_ends(bundle)
         for ms in CHUNKS_MS
     }
     return {**contenders, **_pymicro_features(audio, rate)}
@@ -122,10 +148,15 @@ def _pipeline_contenders(
 ) -> dict[str, Contender]:
     rate = bundle.features.sample_rate
     step_ms = 1000 * bundle.manifest.network.step_frames * bundle.features.hop_length // rate
+    default, *others = _front_ends(bundle)
+    variants: list[tuple[str, Implementation]] = [("", default), *((f", {name} front end", name) for name in others)]
     return {
-        f"{engine}, {ms} ms": Contender(
-            call=_pushing(AudioStream(bundle, engine=engine).process, _chunks(audio, ms, rate)), audio_ms=ms
+        f"{engine}, {ms} ms{suffix}": Contender(
+            call=_pushing(AudioStream(bundle, engine=engine, front_end=front_end).process, _chunks(audio, ms, rate)),
+            audio_ms=ms,
         )
         for engine in engines
         for ms in sorted({step_ms, 100})
+        # The other front end beside the fastest engine is enough to see what it costs.
+        for suffix, front_end in (variants if engine == engines[0] else variants[:1])
     }

@@ -12,7 +12,7 @@ def render(result: dict[str, Any]) -> str:
         lines.append(f"\n{section.replace('_', ' ')}")
         for name, row in result[section].items():
             factor = f"   real-time factor {row['real_time_factor']:.6f}" if "real_time_factor" in row else ""
-            lines.append(f"  {name:26s}{row['median_us']:10.2f}{row['p95_us']:10.2f}{row['min_us']:10.2f}{factor}")
+            lines.append(f"  {name:34s}{row['median_us']:10.2f}{row['p95_us']:10.2f}{row['min_us']:10.2f}{factor}")
     lines += [
         f"  ratio to pymicro-features fed 10 ms: {name:16s}{ratio:6.2f}"
         for name, ratio in result["front_end_ratio_to_pymicro_features"].items()

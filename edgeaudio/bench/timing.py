@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 
+Name = TypeVar("Name", bound=Hashable)
+
 WARM_UP_CALLS = 20
 """Calls before the first measured one: caches, lazy initialization, page faults."""
+
+ROUND_US = 1000.0
+"""A contender's share of a round: as many calls as fit, at least one. Short against the time slices of a busy machine,
+so that the median round was not interrupted, and the same for all, so that nobody is interrupted more often."""
+
+DEFAULT_ROUNDS = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,28 +40,34 @@ class Contender:
 
     call: Callable[[], object]
     audio_ms: float
-    calls_per_round: int = 50
 
 
-def time_side_by_side(contenders: Mapping[str, Contender], *, rounds: int = 40) -> dict[str, Timing]:
-    """Time each contender in each round; a round yields the mean of a few calls, the rounds a distribution."""
-    for contender in contenders.values():
-        for _ in range(WARM_UP_CALLS):
-            contender.call()
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
+def time_side_by_side(contenders: Mapping[Name, Contender], *, rounds: int = DEFAULT_ROUNDS) -> dict[Name, Timing]:
+    """Time each contender in each round; a round yields the mean of a few calls, the rounds a distribution.
+
+    One call that is not measured begins each share, so that what the others left in the caches is not counted.
+    """
+    n_calls = {name: _calls_per_round(contender) for name, contender in contenders.items()}
+    samples: dict[Name, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            samples[name].append(_round_us(contender))
+            contender.call()
+            us_per_call = _call_us(contender, n_calls[name])
+            samples[name].append(us_per_call / (contender.audio_ms / 10))
     return {name: _summary(values) for name, values in samples.items()}
 
 
-def _round_us(contender: Contender) -> float:
+def _calls_per_round(contender: Contender) -> int:
+    _call_us(contender, WARM_UP_CALLS)
+    return max(1, int(ROUND_US / _call_us(contender, WARM_UP_CALLS)))
+
+
+def _call_us(contender: Contender, n_calls: int) -> float:
     call = contender.call
     begin = time.perf_counter_ns()
-    for _ in range(contender.calls_per_round):
+    for _ in range(n_calls):
         call()
-    elapsed_us = (time.perf_counter_ns() - begin) / 1000
-    return elapsed_us / contender.calls_per_round / (contender.audio_ms / 10)
+    return (time.perf_counter_ns() - begin) / 1000 / n_calls
 
 
 def _summary(values: list[float]) -> Timing:

@@ -11,7 +11,7 @@ from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.features import FeatureSpec
-from edgeaudio_runtime.front_end import FrontEnd, compute_features
+from edgeaudio_runtime.front_end import FrontEnd, Implementation, compute_features
 from edgeaudio_runtime.listener import open_listener
 from edgeaudio_runtime.quantization import Quantizer
 
@@ -29,11 +29,11 @@ MAX_WINDOWED_SAMPLES = 60 * 48_000
 class LogitStream:
     """Front end and network of one stream: samples in, logit codes out."""
 
-    def __init__(self, spec: FeatureSpec, program: Program) -> None:
+    def __init__(self, spec: FeatureSpec, program: Program, *, front_end: Implementation = "auto") -> None:
         """Join a feature specification and a program.
 
         Raises:
-            SpecError: The network does not take the features' number of values.
+            SpecError: The network does not take the features' number of values, or ``front_end`` cannot be had.
         """
         if spec.n_features != program.signature.n_features:
             wanted = program.signature.n_features
@@ -41,7 +41,9 @@ class LogitStream:
         signature = program.signature
         self._step_frames = signature.step_frames
         self._front_end: _FeatureSource = (
-            FrontEnd(spec, multiple_of=self._step_frames) if spec.streamable else _WholeRecording(spec)
+            FrontEnd(spec, multiple_of=self._step_frames, implementation=front_end)
+            if spec.streamable
+            else _WholeRecording(spec)
         )
         self._quantize = Quantizer(signature.input_quant, ndim=2)
         self._session = program.session()
@@ -92,13 +94,21 @@ class AudioStream:
                 ...
     """
 
-    def __init__(self, bundle: Bundle, *, engine: str = "auto", program: Program | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        engine: str = "auto",
+        program: Program | None = None,
+        front_end: Implementation = "auto",
+    ) -> None:
         """Open a stream.
 
         Args:
             bundle: From :func:`~edgeaudio_runtime.bundle.open_bundle`.
             engine: "numpy", "onnxruntime", "litert" or "auto".
             program: A program from ``bundle.program``, to be shared by many streams; ``engine`` is then ignored.
+            front_end: "native", "numpy" or "auto", see :func:`~edgeaudio_runtime.front_end.choose_implementation`.
 
         Raises:
             EngineError: The engine is not installed.
@@ -106,7 +116,7 @@ class AudioStream:
         """
         self.program = bundle.program(engine) if program is None else program
         self.sample_rate = bundle.features.sample_rate
-        self._logits = LogitStream(bundle.features, self.program)
+        self._logits = LogitStream(bundle.features, self.program, front_end=front_end)
         self._listener = open_listener(bundle)
 
     def process(self, samples: Samples, *, sample_rate: int | None = None) -> list[Event]:
