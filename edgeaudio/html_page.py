@@ -157,8 +157,8 @@ a { color: #0b57a4; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.87rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #4a4a4a; padding-bottom: 0.4rem; max-width: 46rem; }
-th, td { padding: 0.2rem 0.7rem; text-align: right; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
-th:first-child { text-align: left; overflow-wrap: anywhere; }
+th, td { padding: 0.2rem 0.6rem; text-align: right; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
+th:first-child { text-align: left; overflow-wrap: break-word; }
 thead th { border-bottom: 2px solid #8a8a8a; vertical-align: bottom; }
 tbody th { font-weight: normal; }
 figure { margin: 1rem 0; }

@@ -42,7 +42,7 @@ from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
 
 # Max, "Quantizing for minimum distortion", IRE Transactions on Information Theory 6 (1960), table II: levels, step and
-# error of the best uniform quantizer of a unit Gaussian; beyond 32 levels, where his table ends, as textbooks print them.
+# error of the best uniform quantizer of a unit Gaussian; beyond 32 levels as textbooks print them.
 MAX_UNIFORM = [
     (2, 1.596, 0.3634),
     (4, 0.9957, 0.1188),
