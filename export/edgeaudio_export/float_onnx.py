@@ -16,6 +16,9 @@ from torch.fx import GraphModule
 from edgeaudio_export.quiet import quiet_torch
 from edgeaudio_export.step_graph import OPSET, StepGraph
 
+OPSET_INT16 = 21
+"""The first operator set whose QuantizeLinear writes int16."""
+
 
 def input_names(n_states: int) -> list[str]:
     """Names of the inputs, in order."""
@@ -27,8 +30,8 @@ def output_names(n_states: int) -> list[str]:
     return ["logits", *(f"state_{i}_out" for i in range(n_states))]
 
 
-def to_onnx(module: GraphModule, step: StepGraph) -> onnx.ModelProto:
-    """Export a step graph, float or with Q/DQ pairs, for a batch of one stream."""
+def to_onnx(module: GraphModule, step: StepGraph, opset: int = OPSET) -> onnx.ModelProto:
+    """Export a step graph, float or with Q/DQ pairs, for a batch of one stream; int16 needs :data:`OPSET_INT16`."""
     n_states = len(step.outputs) - 1
     # The exporter reports its stages on stdout, which belongs to results.
     with quiet_torch(), contextlib.redirect_stdout(io.StringIO()):
@@ -36,7 +39,7 @@ def to_onnx(module: GraphModule, step: StepGraph) -> onnx.ModelProto:
             module,
             step.example(),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             verbose=False,
             input_names=input_names(n_states),
             output_names=output_names(n_states),

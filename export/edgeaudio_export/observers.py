@@ -11,10 +11,10 @@ from edgeaudio_export.calibration import weight_scales
 from edgeaudio_export.torchao_pt2e import ObserverBase
 
 
-class PerChannelWeightObserver(ObserverBase):  # type: ignore[misc]
-    """Symmetric int8 scales of weights, one for each output channel (axis 0)."""
+class PerTensorWeightObserver(ObserverBase):  # type: ignore[misc]
+    """Symmetric int8 scale of weights, one for all of them."""
 
-    def __init__(self, *, dtype: torch.dtype, ch_axis: int, **scheme: Any) -> None:
+    def __init__(self, *, dtype: torch.dtype, ch_axis: int | None = None, **scheme: Any) -> None:
         super().__init__(dtype=dtype)
         self.ch_axis = ch_axis
         self.qscheme = scheme["qscheme"]
@@ -24,9 +24,16 @@ class PerChannelWeightObserver(ObserverBase):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe and pass on."""
-        self.scales = torch.from_numpy(weight_scales(x.detach().numpy()))
+        self.scales = torch.from_numpy(weight_scales(x.detach().numpy(), per_channel=self.ch_axis is not None))
         return x
 
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
-        """Scales float32 ``[O]`` and zero points int64 ``[O]``, all 0."""
+        """Scales float32 ``[O]`` or ``[1]`` and zero points int64, all 0."""
         return self.scales, torch.zeros(self.scales.numel(), dtype=torch.int64)
+
+
+class PerChannelWeightObserver(PerTensorWeightObserver):
+    """Symmetric int8 scales of weights, one for each output channel (axis 0).
+
+    torchao hands the axis over only to a class with PerChannel in its name.
+    """

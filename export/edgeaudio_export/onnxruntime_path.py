@@ -22,10 +22,12 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from edgeaudio_export.activation_groups import ActivationGroup
 from edgeaudio_export.calibration import weight_scales
-from edgeaudio_export.calibration.calibrate import Calibration
 from edgeaudio_export.errors import ExportError
+from edgeaudio_export.float_onnx import OPSET_INT16
 from edgeaudio_export.onnx_rewrites import linear_to_conv
 from edgeaudio_export.onnx_runner import OnnxRunner
+from edgeaudio_export.qdq import without_codes
+from edgeaudio_export.quantization_plan import QuantizationPlan
 from edgeaudio_export.quiet import quiet_root
 from edgeaudio_export.step_graph import Features, StepGraph
 from edgeaudio_export.ties import Ties
@@ -50,15 +52,27 @@ class OnnxRuntimeResult:
 
 
 def quantize_with_onnxruntime(
-    step: StepGraph, float_onnx: onnx.ModelProto, calibration: Calibration
+    step: StepGraph, float_onnx: onnx.ModelProto, plan: QuantizationPlan
 ) -> OnnxRuntimeResult:
-    """Let ONNX Runtime write the QDQ model with the calibrated parameters."""
+    """Let ONNX Runtime write the QDQ model with the parameters of the plan.
+
+    Raises:
+        ExportError: The method quantizes no activation, which ``quantize_static`` cannot do.
+    """
+    if plan.recipe.scheme.mode != "static":
+        raise ExportError(
+            f"method={plan.recipe.method!r} leaves activations float, which ONNX Runtime's quantize_static cannot; "
+            "choose backend='pt2e'"
+        )
     model = linear_to_conv(float_onnx)
+    if plan.is_wide:
+        model = onnx.version_converter.convert_version(model, OPSET_INT16)
     ties = EdgeTies(model)
-    groups, params = groups_of_edges(model, ties, step, calibration.groups), calibration.params()
-    overrides = {edge: [_override(params[groups[ties.leader(edge)]])] for edge in ties.edges}
-    overrides.update(_weight_overrides(model))
-    qdq = _quantize(model, overrides, step)
+    params = params_of_edges(model, ties, step, plan)
+    overrides = {edge: [_override(params.get(edge, _PLACEHOLDER))] for edge in ties.edges}
+    overrides.update(_weight_overrides(model, plan.recipe.per_channel))
+    qdq = _quantize(model, overrides, step, plan.recipe.per_channel)
+    qdq = without_codes(qdq, model, frozenset(ties.edges) - frozenset(params))
     return OnnxRuntimeResult(qdq=qdq, runner=OnnxRunner(qdq, step.network))
 
 
@@ -87,6 +101,26 @@ def groups_of_edges(
                 "this is a fault of the export: please report the network"
             )
     return {leader: names.pop() for leader, names in found.items()}
+
+
+def params_of_edges(
+    model: onnx.ModelProto, ties: EdgeTies, step: StepGraph, plan: QuantizationPlan
+) -> dict[str, QuantParams]:
+    """Parameters of every edge of the float ONNX model that holds codes."""
+    groups = {group.name: group for group in plan.groups}
+    names = groups_of_edges(model, ties, step, plan.groups)
+    found = {}
+    for edge in ties.edges:
+        group = groups[names[ties.leader(edge)]]
+        if plan.activations[group.name] != "float32":
+            found[edge] = plan.params[group.members[0]]
+    # Features and logits hold codes in every method.
+    for edge, node in (
+        (model.graph.input[0].name, step.inputs[0]),
+        (model.graph.output[0].name, step.outputs[0]),
+    ):
+        found[edge] = plan.params[node]
+    return found
 
 
 class EdgeTies:
@@ -118,7 +152,9 @@ class EdgeTies:
         return self._ties.leader(edge)
 
 
-def _quantize(model: onnx.ModelProto, overrides: Mapping[str, Any], step: StepGraph) -> onnx.ModelProto:
+def _quantize(
+    model: onnx.ModelProto, overrides: Mapping[str, Any], step: StepGraph, per_channel: bool
+) -> onnx.ModelProto:
     features, states = step.example()
     names = [i.name for i in model.graph.input]
     reader = _OneStep(dict(zip(names, [features.numpy(), *(s.numpy() for s in states)], strict=True)))
@@ -131,7 +167,7 @@ def _quantize(model: onnx.ModelProto, overrides: Mapping[str, Any], step: StepGr
             reader,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=QUANTIZED,
-            per_channel=True,
+            per_channel=per_channel,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             extra_options={
@@ -159,21 +195,27 @@ class _OneStep(CalibrationDataReader):  # type: ignore[misc]
         return self._feeds.pop() if self._feeds else None
 
 
+_PLACEHOLDER = QuantParams(scale=(1.0,))
+"""ONNX Runtime quantizes every tensor of an operation; those that shall stay float get their codes taken away again."""
+_TYPES = {"int8": QuantType.QInt8, "int16": QuantType.QInt16}
+
+
 def _override(params: QuantParams) -> dict[str, Any]:
     return {
-        "quant_type": QuantType.QInt8,
+        "quant_type": _TYPES[params.dtype],
         "scale": np.array(params.scale[0], np.float32),
-        "zero_point": np.array(params.zero_point, np.int8),
+        "zero_point": np.array(params.zero_point, params.dtype),
     }
 
 
-def _weight_overrides(model: onnx.ModelProto) -> dict[str, list[dict[str, Any]]]:
+def _weight_overrides(model: onnx.ModelProto, per_channel: bool) -> dict[str, list[dict[str, Any]]]:
     weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     names = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
+    axis = {"axis": 0} if per_channel else {}
     return {
         name: [
-            {"axis": 0, "quant_type": QuantType.QInt8, "scale": np.array(scale), "zero_point": np.array(0, np.int8)}
-            for scale in weight_scales(weights[name])
+            {**axis, "quant_type": QuantType.QInt8, "scale": np.array(scale), "zero_point": np.array(0, np.int8)}
+            for scale in weight_scales(weights[name], per_channel=per_channel)
         ]
         for name in names
     }

@@ -45,6 +45,9 @@ FIXED: Mapping[str, QuantParams] = MappingProxyType(
 )
 """Operations whose output range is known; the parameters are those the LiteRT specification demands."""
 
+FIXED_INT16 = QuantParams(scale=(1 / 32768,), zero_point=0, dtype="int16")
+"""The same in int16, for each of them."""
+
 SUPPORTED = WEIGHTED | FREE | TIED | frozenset(FIXED)
 
 _FIFO_POOL = "average over a window as a FIFO and a depthwise Conv1d with weights 1/W"

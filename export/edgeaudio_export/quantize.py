@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from edgeaudio_export.calibration import CalibrationSpec
@@ -11,12 +11,15 @@ from edgeaudio_export.calibration.calibrate import Calibration, calibrate
 from edgeaudio_export.checks import check_network, check_states, check_streaming, check_streams
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.float_onnx import to_onnx
+from edgeaudio_export.lowering.build import FloatWeights
 from edgeaudio_export.lowering.lower import lower
 from edgeaudio_export.network import StreamingNetwork, frozen_copy
 from edgeaudio_export.onnx_runner import OnnxRunner
 from edgeaudio_export.onnxruntime_path import quantize_with_onnxruntime
 from edgeaudio_export.pt2e import quantize_with_pt2e
 from edgeaudio_export.qdq import with_int32_biases
+from edgeaudio_export.quantization_plan import plan_quantization
+from edgeaudio_export.quantization_recipe import QuantizationRecipe
 from edgeaudio_export.step_graph import Features, Progress, export_step
 from edgeaudio_export.verification import LoweringFacts, verify_lowering
 from edgeaudio_runtime.graph import IntegerGraph
@@ -37,7 +40,7 @@ class QuantizedNetwork:
     qdq_onnx: bytes
     """The quantized model the graph was lowered from; same inputs and outputs, float32 with Q/DQ pairs inside."""
     simulate: Callable[[Features], Features]
-    """The quantizer's own int8 simulation: one stream of features ``[T, n_features]`` from reset, T a multiple of
+    """The quantizer's own simulation in float: one stream of features ``[T, n_features]`` from reset, T a multiple of
     step_frames, to dequantized logits ``[T_out, n_labels]``. PT2E in torch, or the QDQ model in ONNX Runtime
     unoptimized."""
     calibration: Calibration
@@ -46,6 +49,8 @@ class QuantizedNetwork:
     """How close the integer graph is to ``qdq_onnx`` on the first stream."""
     backend: Backend
     """Which path was taken."""
+    recipe: QuantizationRecipe
+    """Method and rules."""
 
 
 def quantize_network(
@@ -53,31 +58,37 @@ def quantize_network(
     streams: Sequence[Features],
     *,
     backend: Backend = "pt2e",
+    recipe: QuantizationRecipe | None = None,
     calibration: CalibrationSpec | Calibration | None = None,
     name: str,
     progress: Progress | None = None,
 ) -> QuantizedNetwork:
-    """Quantize a streaming network to static int8 and lower it to the integer graph.
+    """Quantize a streaming network as a recipe says and lower it to the integer graph.
 
     Args:
         network: Float network (see :class:`StreamingNetwork`); it is copied, set to evaluation mode and left as it was.
         streams: Calibration features, each float32 ``[T, n_features]`` with T a positive multiple of ``step_frames``;
             every one is rolled out from reset, step by step.
         backend: "pt2e" or "onnxruntime".
-        calibration: Method and histogram size, None means the defaults; or a calibration of the same network, whose
-            ranges are taken as they are.
+        recipe: Method, calibration, exceptions for layers; None means static int8 with defaults.
+        calibration: Takes the place of the recipe's; or a calibration of the same network, whose ranges are taken as
+            they are.
         name: Name of the integer graph.
         progress: Called with (done, total) streams while calibrating.
 
     Returns:
-        The graph and its float and int8 references.
+        The graph and its float and quantized references.
 
     Raises:
-        ExportError: The network does not stream, hides state, has operations the integer graph lacks, or the streams do
-            not fit; each in one line with the remedy.
+        ExportError: The network does not stream, hides state, has operations the integer graph lacks, the streams do
+            not fit, a rule of the recipe matches no layer, or the backend lacks the method; each in one line with the
+            remedy.
     """
     if backend not in get_args(Backend):
         raise ExportError(f"backend={backend!r} must be one of {list(get_args(Backend))}")
+    recipe = recipe or QuantizationRecipe()
+    if isinstance(calibration, CalibrationSpec):
+        recipe = replace(recipe, calibration=calibration)
     check_network(network)
     check_streams(network, streams)
     network = frozen_copy(network)
@@ -85,12 +96,15 @@ def quantize_network(
     step = export_step(network)
     check_streaming(network, streams[0])
     float_onnx = to_onnx(step.module, step)
-    quantize = quantize_with_pt2e if backend == "pt2e" else quantize_with_onnxruntime
     if not isinstance(calibration, Calibration):
-        calibration = calibrate(step, streams, calibration or CalibrationSpec(), progress)
-    quantized = quantize(step, float_onnx, calibration)
+        calibration = calibrate(step, streams, recipe.calibration, progress)
+    plan = plan_quantization(step, calibration, recipe)
+    quantized = (
+        quantize_with_pt2e(step, plan) if backend == "pt2e" else quantize_with_onnxruntime(step, float_onnx, plan)
+    )
     qdq = with_int32_biases(quantized.qdq)
-    graph = lower(qdq, name=name, state_names=network.state_names)
+    float_weights: FloatWeights = "float16" if recipe.scheme.weights == "float16" else "float32"
+    graph = lower(qdq, name=name, state_names=network.state_names, float_weights=float_weights)
     return QuantizedNetwork(
         graph=graph,
         float_onnx=float_onnx.SerializeToString(),
@@ -99,4 +113,5 @@ def quantize_network(
         calibration=calibration,
         lowering=verify_lowering(graph, OnnxRunner(qdq, network), streams[0]),
         backend=backend,
+        recipe=recipe,
     )

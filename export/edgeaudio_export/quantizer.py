@@ -1,15 +1,12 @@
-"""The PT2E quantizer: which tensors are int8 and which share parameters."""
+"""The PT2E quantizer: writes a quantization plan onto the step graph."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch.fx import GraphModule, Node
 
-from edgeaudio_export import operations
-from edgeaudio_export.activation_groups import ActivationGroup
-from edgeaudio_export.observers import PerChannelWeightObserver
+from edgeaudio_export.observers import PerChannelWeightObserver, PerTensorWeightObserver
+from edgeaudio_export.quantization_plan import QuantizationPlan
 from edgeaudio_export.torchao_pt2e import (
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
@@ -19,50 +16,56 @@ from edgeaudio_export.torchao_pt2e import (
 )
 from edgeaudio_runtime.quantization import QuantParams
 
-WEIGHT_SPEC = QuantizationSpec(
-    dtype=torch.int8,
-    quant_min=-127,
-    quant_max=127,
-    qscheme=torch.per_channel_symmetric,
-    ch_axis=0,
-    observer_or_fake_quant_ctr=PerChannelWeightObserver,
-)
-
 
 class StreamingQuantizer(Quantizer):  # type: ignore[misc]
-    """Static int8: weights symmetric per channel, activations per tensor with given parameters, states tied to what
+    """Weights symmetric per channel or per tensor, activations per tensor with given parameters, states tied to what
     fills them.
 
-    Every activation is quantized once, where it is produced. An operation followed by a relu alone is quantized after
-    the relu.
+    Every activation that holds codes is quantized once, where it is produced. An operation followed by a relu alone is
+    quantized after the relu. Tensors without parameters in the plan stay float32.
     """
 
-    def __init__(self, groups: Sequence[ActivationGroup], params: Mapping[str, QuantParams]) -> None:
-        """``params`` are those of each group, by its name."""
+    def __init__(self, plan: QuantizationPlan) -> None:
         super().__init__()
-        self._groups = tuple(groups)
-        self._params = dict(params)
+        self._plan = plan
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Write a quantization annotation on every activation and weight."""
         nodes = {node.name: node for node in model.graph.nodes if node.op in ("placeholder", "call_function")}
+        spec = weight_spec(per_channel=self._plan.recipe.per_channel)
         for node in nodes.values():
-            weights = {node.args[1]: WEIGHT_SPEC} if str(node.target) in operations.WEIGHTED else {}
-            _annotate(node, weights, None)
-        for group in self._groups:
-            members = [nodes[name] for name in group.members]
-            _annotate_output(members[0], _activation_spec(self._params[group.name]))
-            for member in members[1:]:
-                _annotate_output(member, SharedQuantizationSpec(members[0]))
+            _annotate(node, {node.args[1]: spec} if node.name in self._plan.int8_weights else {}, None)
+        for group in self._plan.groups:
+            self._annotate_group([nodes[name] for name in group.members if name in self._plan.params])
         return model
+
+    def _annotate_group(self, members: list[Node]) -> None:
+        for member in members[:1]:
+            _annotate_output(member, _activation_spec(self._plan.params[member.name]))
+        for member in members[1:]:
+            same = self._plan.params[member.name] == self._plan.params[members[0].name]
+            own = SharedQuantizationSpec(members[0]) if same else _activation_spec(self._plan.params[member.name])
+            _annotate_output(member, own)
 
     def validate(self, model: GraphModule) -> None:
         """Nothing further: the operations were checked before."""
 
 
+def weight_spec(*, per_channel: bool) -> QuantizationSpec:
+    """int8 weights in [-127, 127], one scale for each output channel or one for all."""
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-127,
+        quant_max=127,
+        qscheme=torch.per_channel_symmetric if per_channel else torch.per_tensor_symmetric,
+        ch_axis=0 if per_channel else None,
+        observer_or_fake_quant_ctr=PerChannelWeightObserver if per_channel else PerTensorWeightObserver,
+    )
+
+
 def _activation_spec(params: QuantParams) -> FixedQParamsQuantizationSpec:
     return FixedQParamsQuantizationSpec(
-        dtype=torch.int8,
+        dtype=getattr(torch, params.dtype),
         scale=params.scale[0],
         zero_point=params.zero_point,
         quant_min=params.low,

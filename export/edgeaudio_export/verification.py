@@ -15,15 +15,33 @@ from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.graph import IntegerGraph, Tensor
 from edgeaudio_runtime.quantization import QuantParams, dequantize, quantize
 
-MAX_MISMATCH_SHARE = 0.001
-"""Largest share of codes that may differ after one step. The QDQ model multiplies and adds in float32, so a sum that
-falls on the boundary between two codes may go the other way (about 1 in 100,000 for each layer)."""
-MAX_LSB = 2
-"""Largest difference of one such code, after the layers of one step have passed it on."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """How far codes may be from the QDQ model after one step."""
+
+    share: float
+    """Largest share of codes that may differ."""
+    lsb: int
+    """Largest difference of one such code, after the layers of one step have passed it on."""
+
+
+INT8 = Tolerance(share=0.001, lsb=2)
+"""The QDQ model multiplies and adds in float32, so a sum that falls on the boundary between two codes may go the other
+way (about 1 in 100,000 for each layer)."""
+INT8_MIXED = Tolerance(share=0.05, lsb=2)
+"""Where an operation computes in int16 and its result becomes int8, it is rounded twice: of the 128 int16 codes within
+an int8 step one is halfway and may go the other way, 0.4 % of the codes for each such layer."""
+INT16 = Tolerance(share=1.0, lsb=16)
+"""A float32 sum has 24 bits, an int16 code 15: one code more or less for each layer is rounding, and gains of layers
+multiply it. 16 codes are a sixteenth of an int8 step."""
+FLOAT32 = Tolerance(share=1.0, lsb=16)
+"""Float tensors are compared in steps of their largest value over 32767; matmul and einsum add in another order."""
 CHECKED_STEPS = 50
 """Steps of the first stream that are compared."""
 
-Codes = npt.NDArray[np.integer[Any]]
+Values = npt.NDArray[Any]
+"""Codes or float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,54 +49,72 @@ class LoweringFacts:
     """Integer graph against QDQ model: both begin every step with the same state codes."""
 
     compared: int
-    """Codes of logits and new states."""
+    """Codes of logits and new states; values of float32 states count in 32767ths of the largest."""
     mismatches: int
     """Codes that differ."""
     max_lsb: int
-    """Largest difference in codes."""
+    """Largest difference in codes, int8 or int16."""
 
 
 def verify_lowering(graph: IntegerGraph, qdq: OnnxRunner, stream: Features) -> LoweringFacts:
     """Run the first steps of a stream through both; refuse a graph that is not what was quantized."""
     program = NumpyProgram(graph)
     states = program.initial_states()
-    differences = []
+    differences: dict[str, list[npt.NDArray[np.int64]]] = {}
     for part in split_steps(stream, graph.step_frames)[:CHECKED_STEPS]:
         before = [_to_onnx(states[s.input], graph.tensors[s.input]) for s in graph.states]
         logits, *after = qdq.step(part, before)
         codes = quantize(part, quant_of(graph.input_tensor))[None, :, None, :]
         own_logits, states = program.run_pass(codes, states, 1)
-        differences.append(_difference(own_logits, logits[:, :, None, :], graph.output_tensor))
+        pairs = [(graph.output_tensor, own_logits, logits[:, :, None, :])]
         for state, value in zip(graph.states, after, strict=True):
-            real = value.transpose(0, 2, 1)[:, :, None, :]
-            differences.append(_difference(states[state.input], real, graph.tensors[state.input]))
-    difference = np.concatenate(differences)
-    facts = LoweringFacts(
-        compared=difference.size, mismatches=int((difference > 0).sum()), max_lsb=int(difference.max())
+            pairs.append((graph.tensors[state.input], states[state.input], value.transpose(0, 2, 1)[:, :, None, :]))
+        for tensor, own, real in pairs:
+            differences.setdefault(tensor.dtype, []).append(_difference(own, real, tensor))
+    found = {dtype: np.concatenate(parts) for dtype, parts in differences.items()}
+    for dtype, difference in found.items():
+        _judge(difference, dtype, _tolerance(graph, dtype))
+    everything = np.concatenate(list(found.values()))
+    return LoweringFacts(
+        compared=everything.size, mismatches=int((everything > 0).sum()), max_lsb=int(everything.max())
     )
-    if facts.max_lsb > MAX_LSB or facts.mismatches > MAX_MISMATCH_SHARE * facts.compared:
+
+
+def _tolerance(graph: IntegerGraph, dtype: str) -> Tolerance:
+    if dtype == "int8":
+        return INT8_MIXED if any(op.kind == "requantize" for op in graph.ops) else INT8
+    return INT16 if dtype == "int16" else FLOAT32
+
+
+def _judge(difference: npt.NDArray[np.int64], dtype: str, tolerance: Tolerance) -> None:
+    mismatches, largest = int((difference > 0).sum()), int(difference.max())
+    if largest > tolerance.lsb or mismatches > tolerance.share * difference.size:
         raise ExportError(
-            f"integer graph differs from the QDQ model in {facts.mismatches} of {facts.compared} codes by up to "
-            f"{facts.max_lsb}, rounding explains at most {MAX_MISMATCH_SHARE:.1%} by {MAX_LSB}; "
+            f"integer graph differs from the QDQ model in {mismatches} of {difference.size} {dtype} codes by up to "
+            f"{largest}, rounding explains at most {tolerance.share:.1%} by {tolerance.lsb}; "
             "this is a fault of the lowering: please report the network"
         )
-    return facts
 
 
 def quant_of(tensor: Tensor) -> QuantParams:
     """Quantization of an integer tensor."""
     if tensor.quant is None:
-        raise ExportError(f"tensor {tensor.name!r} is float, must be int8; quantize the whole network")
+        raise ExportError(f"tensor {tensor.name!r} is float, must be codes; give the boundary Q/DQ pairs")
     return tensor.quant
 
 
-def _to_onnx(codes: Codes, tensor: Tensor) -> Features:
-    """State codes ``[1, K, 1, C]`` to the real values ``[1, C, K]`` that the QDQ model takes."""
-    return np.ascontiguousarray(dequantize(codes, quant_of(tensor))[:, :, 0, :].transpose(0, 2, 1))
+def _to_onnx(values: Values, tensor: Tensor) -> Features:
+    """State ``[1, K, 1, C]``, codes or float32, to the real values ``[1, C, K]`` that the QDQ model takes."""
+    real = values if tensor.quant is None else dequantize(values, tensor.quant)
+    return np.ascontiguousarray(real[:, :, 0, :].transpose(0, 2, 1))
 
 
-def _difference(codes: Codes, real: Features, tensor: Tensor) -> npt.NDArray[np.int64]:
+def _difference(values: Values, real: Features, tensor: Tensor) -> npt.NDArray[np.int64]:
+    if tensor.quant is None:
+        unit = max(float(np.abs(real).max()), 1e-30) / 32767
+        steps: npt.NDArray[np.float64] = np.abs(values.astype(np.float64) - real) / unit
+        return np.rint(steps).astype(np.int64).ravel()
     difference: npt.NDArray[np.int64] = np.abs(
-        codes.astype(np.int64) - quantize(real, quant_of(tensor)).astype(np.int64)
+        values.astype(np.int64) - quantize(real, tensor.quant).astype(np.int64)
     ).ravel()
     return difference

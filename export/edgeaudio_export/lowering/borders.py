@@ -1,7 +1,8 @@
 """Pass 3: where tensors of different precision meet, an explicit conversion: every operation gets edges of one type.
 
-An operation computes at the widest precision of its edges, int8 before int16 before float32. Narrower inputs are
-widened in front of it, a narrower output is computed wide and narrowed behind it. int8 to int16 is exact: codes minus
+An operation computes at the widest precision of its edges, int8 before int16 before float32, and in float32 where its
+weights are float. Narrower inputs are widened in front of it, a narrower output is computed wide and narrowed behind
+it. int8 to int16 is exact: codes minus
 zero point, times 128.
 """
 
@@ -10,15 +11,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgeaudio_export.lowering.qdq_graph import Node, QdqGraph
+from edgeaudio_export.operations import FIXED_INT16
 from edgeaudio_runtime.quantization import QuantParams
 
 PRECISIONS = ("int8", "int16", "float32")
 """From narrow to wide."""
 WIDENING = 128
 """int16 steps in an int8 step: a power of two, and 255 of them fit, so that no int8 code is clipped or rounded."""
-FIXED_INT16 = QuantParams(scale=(1 / 32768,), zero_point=0, dtype="int16")
-"""What sigmoid, tanh and softmax yield in int16, as the LiteRT specification demands."""
 _FIXED = frozenset({"Sigmoid", "Tanh", "Softmax"})
+_WEIGHTED = frozenset({"Conv", "MatMul"})
 CONVERSIONS = frozenset({"Quantize", "Dequantize", "Requantize"})
 """Nodes whose edges differ in type by nature."""
 
@@ -50,6 +51,9 @@ class _Borders:
             return
         edges = [edge for edge in node.inputs if edge and edge not in self._constants]
         precision = max((self._precision(edge) for edge in (*edges, node.output)), key=PRECISIONS.index)
+        weight = self._constants.get(node.inputs[1]) if node.op in _WEIGHTED else None
+        if weight is not None and weight.quant is None:
+            precision = "float32"
         inputs = tuple(self._input(edge, precision) if edge in edges else edge for edge in node.inputs)
         output = self._output(node, precision)
         self.nodes.append(replace(node, inputs=inputs, output=output))
