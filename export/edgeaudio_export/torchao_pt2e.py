@@ -5,8 +5,9 @@ from __future__ import annotations
 from edgeaudio_export.quiet import quiet_torch
 
 with quiet_torch():
+    from torchao.quantization.pt2e.fake_quantize import FakeQuantize
     from torchao.quantization.pt2e.observer import ObserverBase
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
     from torchao.quantization.pt2e.quantizer import (
         FixedQParamsQuantizationSpec,
         QuantizationAnnotation,
@@ -16,6 +17,7 @@ with quiet_torch():
     )
 
 __all__ = [
+    "FakeQuantize",
     "FixedQParamsQuantizationSpec",
     "ObserverBase",
     "QuantizationAnnotation",
@@ -24,4 +26,5 @@ __all__ = [
     "SharedQuantizationSpec",
     "convert_pt2e",
     "prepare_pt2e",
+    "prepare_qat_pt2e",
 ]

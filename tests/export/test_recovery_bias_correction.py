@@ -16,12 +16,13 @@ import torch
 from edgeaudio_export.calibration import CalibrationSpec
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.network import frozen_copy
+from edgeaudio_export.quantization_recipe import QuantizationRecipe
 from edgeaudio_export.recovery.bias_correction import correct_biases
 from edgeaudio_export.recovery.layers import layers_of
 from edgeaudio_export.recovery.simulation import Simulation
 from edgeaudio_export.step_graph import StepGraph, export_step
 
-MINMAX = CalibrationSpec(method="minmax")
+MINMAX = QuantizationRecipe(calibration=CalibrationSpec(method="minmax"))
 FLOAT_TOLERANCE = 1e-5
 """Means of a few hundred float32 frames summed in another order."""
 
@@ -33,13 +34,13 @@ def steps(float_network: Callable[[str], Any]) -> dict[str, StepGraph]:
 
 @pytest.fixture(scope="module")
 def corrected(steps: dict[str, StepGraph], streams: list[Any]) -> Any:
-    return correct_biases(steps["Keyword"], streams, calibration=MINMAX)
+    return correct_biases(steps["Keyword"], streams, recipe=MINMAX)
 
 
 def test_the_analytic_correction_is_the_weight_error_times_the_mean_input(
     steps: dict[str, StepGraph], streams: list[Any]
 ) -> None:
-    step, _ = correct_biases(steps["Keyword"], streams, method="analytic", calibration=MINMAX)
+    step, _ = correct_biases(steps["Keyword"], streams, method="analytic", recipe=MINMAX)
     weight = layers_of(steps["Keyword"])["conv1d"].weight.double().numpy()
     scale = np.abs(weight).max(axis=(1, 2), keepdims=True) / 127
     error = weight - np.rint(weight / scale) * scale
@@ -73,7 +74,7 @@ def test_another_reference_is_what_counts(steps: dict[str, StepGraph], streams: 
     from edgeaudio_export.recovery.layers import with_weights
 
     worse = with_weights(off, {"conv1d": (layers_of(off)["conv1d"].weight, layers_of(off)["conv1d"].bias + 0.5)})
-    _, facts = correct_biases(worse, streams, reference=steps["Keyword"], calibration=MINMAX)
+    _, facts = correct_biases(worse, streams, reference=steps["Keyword"], recipe=MINMAX)
     assert facts.layers[0].shift_before > 0.1
     assert facts.layers[0].shift_after < 1e-3
 
@@ -81,7 +82,7 @@ def test_another_reference_is_what_counts(steps: dict[str, StepGraph], streams: 
 def test_facts_are_json_and_progress_counts_layers(steps: dict[str, StepGraph], streams: list[Any]) -> None:
     calls: list[tuple[int, int]] = []
     _, facts = correct_biases(
-        steps["Ctc"], streams[:2], calibration=MINMAX, progress=lambda done, total: calls.append((done, total))
+        steps["Ctc"], streams[:2], recipe=MINMAX, progress=lambda done, total: calls.append((done, total))
     )
     document = json.loads(json.dumps(facts.to_dict()))
     assert (document["method"], document["clips"]) == ("empirical", 2)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from edgeaudio_export.calibration import CalibrationSpec
 from edgeaudio_export.network import frozen_copy
+from edgeaudio_export.quantization_recipe import QuantizationRecipe
 from edgeaudio_export.recovery.bad_conditioning import excess_kurtosis, worsen
 from edgeaudio_export.recovery.channel_groups import channel_groups
 from edgeaudio_export.recovery.equalization import equalize, rescale
@@ -24,7 +25,7 @@ from edgeaudio_export.recovery.layers import layers_of, spread_inputs
 from edgeaudio_export.recovery.simulation import Simulation
 from edgeaudio_export.step_graph import StepGraph, export_step, run_stream
 
-MINMAX = CalibrationSpec(method="minmax")
+MINMAX = QuantizationRecipe(calibration=CalibrationSpec(method="minmax"))
 
 
 class Plain(nn.Module):
@@ -100,7 +101,7 @@ def test_channels_that_are_joined_are_left_alone() -> None:
 def test_equalization_leaves_every_bit_of_the_float_logits(
     name: str, steps: dict[str, StepGraph], streams: list[Any], unseen: np.ndarray
 ) -> None:
-    equalized, facts = equalize(steps[name], streams, calibration=MINMAX)
+    equalized, facts = equalize(steps[name], streams, recipe=MINMAX)
     assert any(group.rule != "none" for group in facts.groups)
     network = steps[name].network
     before, after = (run_stream(step.module, network, unseen) for step in (steps[name], equalized))
@@ -123,7 +124,7 @@ def test_factors_are_the_ratio_of_the_peaks_where_only_a_depthwise_layer_reads()
         network.first.bias.zero_()
     features = np.random.default_rng(0).uniform(0, 2, (400, 3)).astype(np.float32)
     features[7] = 2.0
-    step, facts = equalize(step_of(network), [features], calibration=MINMAX)
+    step, facts = equalize(step_of(network), [features], recipe=MINMAX)
     assert (facts.groups[0].smallest, facts.groups[0].largest) == (0.25, 16.0)
     np.testing.assert_array_equal(layers_of(step)["conv1d"].weight[:, :, 0], np.eye(3))
 
@@ -145,7 +146,7 @@ def test_an_outlier_channel_loses_precision_and_equalization_wins_it_back(
     steps: dict[str, StepGraph], streams: list[Any]
 ) -> None:
     bad, outliers = worsen(steps["Keyword"], streams, factor=64.0)
-    _, facts = equalize(bad, streams, calibration=MINMAX)
+    _, facts = equalize(bad, streams, recipe=MINMAX)
     assert all(outlier.kurtosis_after > 10 * outlier.kurtosis_before > 0 for outlier in outliers[1:3])
     for group in facts.groups[:3]:
         assert group.noise_after < 0.2 * group.noise_before
@@ -190,5 +191,5 @@ def test_channels_that_are_never_used_keep_their_scale() -> None:
         network.first.weight[1] = 0.0
         network.first.bias[1] = -1.0
     features = np.random.default_rng(0).uniform(0, 2, (400, 3)).astype(np.float32)
-    step, _ = equalize(step_of(network), [features], calibration=MINMAX)
+    step, _ = equalize(step_of(network), [features], recipe=MINMAX)
     assert torch.equal(layers_of(step)["conv1d"].bias[1], torch.tensor(-1.0))

@@ -17,14 +17,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from edgeaudio_export.calibration import CalibrationSpec
-from edgeaudio_export.calibration.calibrate import calibrate
 from edgeaudio_export.errors import ExportError
-from edgeaudio_export.recovery.layers import Layer, layers_of, nearest, spread_inputs, with_weights
+from edgeaudio_export.quantization_plan import QuantizationPlan
+from edgeaudio_export.quantization_recipe import QuantizationRecipe
+from edgeaudio_export.recovery.layers import Layer, layers_of, spread_inputs, with_weights
 from edgeaudio_export.recovery.observation import Observation, observe
-from edgeaudio_export.recovery.simulation import Simulation, check_same_layers, node_params
+from edgeaudio_export.recovery.simulation import Simulation, check_same_layers, plan_for, with_nearest_weights
 from edgeaudio_export.step_graph import Features, Progress, StepGraph
-from edgeaudio_runtime.quantization import QuantParams
 
 Correction = Literal["empirical", "analytic"]
 """Where the missing mean comes from."""
@@ -65,7 +64,7 @@ def correct_biases(
     *,
     reference: StepGraph | None = None,
     method: Correction = "empirical",
-    calibration: CalibrationSpec | None = None,
+    recipe: QuantizationRecipe | None = None,
     progress: Progress | None = None,
 ) -> tuple[StepGraph, BiasFacts]:
     """Change biases so that the int8 network's layers have the means of the float network's.
@@ -76,7 +75,7 @@ def correct_biases(
         reference: The float graph whose means count; None is ``step`` itself. Give the graph from before its weights
             were rounded or trained.
         method: "empirical" or "analytic".
-        calibration: How ranges will be chosen afterwards; None means the defaults.
+        recipe: How the network will be quantized afterwards; None means the defaults.
         progress: Called with (layers done, layers in all).
 
     Returns:
@@ -89,13 +88,12 @@ def correct_biases(
         raise ExportError(f"method={method!r} must be one of {list(get_args(Correction))}")
     reference = reference or step
     check_same_layers(step, reference)
-    spec = calibration or CalibrationSpec()
-    params = node_params(calibrate(step, streams, spec))
-    wanted = observe(reference, streams, batch=spec.batch)
-    before = _simulated(step, params, streams, spec)
+    plan = plan_for(step, streams, recipe or QuantizationRecipe())
+    wanted = observe(reference, streams, batch=plan.recipe.calibration.batch)
+    before = _simulated(step, plan, streams)
     correct = _empirical if method == "empirical" else _analytic
-    corrected = correct(step, reference, wanted, params, streams, spec, progress)
-    after = _simulated(corrected, params, streams, spec)
+    corrected = correct(step, reference, wanted, plan, streams, progress)
+    after = _simulated(corrected, plan, streams)
     layers = tuple(
         CorrectedLayer(name=name, shift_before=_shift(name, before, wanted), shift_after=_shift(name, after, wanted))
         for name in layers_of(step)
@@ -113,14 +111,13 @@ def _analytic(
     step: StepGraph,
     reference: StepGraph,
     wanted: Observation,
-    params: dict[str, QuantParams],
+    plan: QuantizationPlan,
     streams: Sequence[Features],
-    spec: CalibrationSpec,
     progress: Progress | None,
 ) -> StepGraph:
-    old = layers_of(reference)
+    old, rounded = layers_of(reference), layers_of(with_nearest_weights(step, plan))
     changes = {
-        name: (layer.weight, layer.bias + missing_mean(old[name], nearest(layer.weight), wanted.mean[name]))
+        name: (layer.weight, layer.bias + missing_mean(old[name], rounded[name].weight, wanted.mean[name]))
         for name, layer in layers_of(step).items()
     }
     if progress is not None:
@@ -132,14 +129,13 @@ def _empirical(
     step: StepGraph,
     reference: StepGraph,
     wanted: Observation,
-    params: dict[str, QuantParams],
+    plan: QuantizationPlan,
     streams: Sequence[Features],
-    spec: CalibrationSpec,
     progress: Progress | None,
 ) -> StepGraph:
     layers = layers_of(step)
     for done, (name, layer) in enumerate(layers.items(), start=1):
-        seen = _simulated(step, params, streams, spec)
+        seen = _simulated(step, plan, streams)
         bias = layer.bias + wanted.output_mean[name] - seen.output_mean[name]
         step = with_weights(step, {name: (layer.weight, bias)})
         if progress is not None:
@@ -147,12 +143,11 @@ def _empirical(
     return step
 
 
-def _simulated(
-    step: StepGraph, params: dict[str, QuantParams], streams: Sequence[Features], spec: CalibrationSpec
-) -> Observation:
-    """What the layers say with all weights and activations rounded to codes."""
-    rounded = with_weights(step, {name: (nearest(layer.weight), layer.bias) for name, layer in layers_of(step).items()})
-    return observe(rounded, streams, batch=spec.batch, simulation=Simulation(rounded, params))
+def _simulated(step: StepGraph, plan: QuantizationPlan, streams: Sequence[Features]) -> Observation:
+    """What the layers say with weights and activations rounded to codes."""
+    rounded = with_nearest_weights(step, plan)
+    simulation = Simulation(rounded, plan.params)
+    return observe(rounded, streams, batch=plan.recipe.calibration.batch, simulation=simulation)
 
 
 def _shift(name: str, seen: Observation, wanted: Observation) -> float:

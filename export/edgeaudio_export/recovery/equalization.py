@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeaudio_export.calibration import CalibrationSpec
 from edgeaudio_export.calibration.statistics import ActivationStatistics
+from edgeaudio_export.quantization_recipe import QuantizationRecipe
 from edgeaudio_export.recovery.channel_groups import ChannelGroup, channel_groups
 from edgeaudio_export.recovery.layers import Layer, layers_of, nearest, per_output, spread_inputs, with_weights
 from edgeaudio_export.recovery.observation import Observation, observe
@@ -75,7 +75,7 @@ def equalize(
     step: StepGraph,
     streams: Sequence[Features],
     *,
-    calibration: CalibrationSpec | None = None,
+    recipe: QuantizationRecipe | None = None,
     progress: Progress | None = None,
 ) -> tuple[StepGraph, EqualizationFacts]:
     """Rescale every group of channels so that int8 loses least; the float function stays the same to the bit.
@@ -83,7 +83,7 @@ def equalize(
     Args:
         step: Float step graph; it is left as it was.
         streams: Features ``[T, n_features]`` whose activations are measured, each from reset.
-        calibration: How ranges will be chosen afterwards; None means the defaults.
+        recipe: How the network will be quantized afterwards; None means the defaults.
         progress: Called with (groups done, groups in all).
 
     Returns:
@@ -92,12 +92,12 @@ def equalize(
     Raises:
         ExportError: A stream does not fit the network.
     """
-    spec = calibration or CalibrationSpec()
+    recipe = recipe or QuantizationRecipe()
     groups, facts = channel_groups(step), []
-    seen, layers = observe(step, streams, groups, batch=spec.batch), layers_of(step)
+    seen, layers = observe(step, streams, groups, batch=recipe.calibration.batch), layers_of(step)
     for done, group in enumerate(groups, start=1):
-        rule, factors, noise = _best(group, layers, seen, spec)
-        before = _noise(torch.ones(group.channels), group, layers, seen, spec)
+        rule, factors, noise = _best(group, layers, seen, recipe)
+        before = _noise(torch.ones(group.channels), group, layers, seen, recipe)
         step = rescale(step, group, factors)
         facts.append(
             EqualizedGroup(
@@ -129,11 +129,11 @@ def rescale(step: StepGraph, group: ChannelGroup, factors: Tensor) -> StepGraph:
 
 
 def _best(
-    group: ChannelGroup, layers: dict[str, Layer], seen: Observation, spec: CalibrationSpec
+    group: ChannelGroup, layers: dict[str, Layer], seen: Observation, recipe: QuantizationRecipe
 ) -> tuple[str, Tensor, float]:
     """Name, factors and noise of the candidate that leaves least noise."""
     candidates = {"none": torch.ones(group.channels), **_candidates(group, layers, seen)}
-    noises = {name: _noise(factors, group, layers, seen, spec) for name, factors in candidates.items()}
+    noises = {name: _noise(factors, group, layers, seen, recipe) for name, factors in candidates.items()}
     rule = min(noises, key=lambda name: noises[name])
     return rule, candidates[rule], noises[rule]
 
@@ -167,28 +167,40 @@ def _powers_of_two(factors: Tensor) -> Tensor:
 
 
 def _noise(
-    factors: Tensor, group: ChannelGroup, layers: dict[str, Layer], seen: Observation, spec: CalibrationSpec
+    factors: Tensor, group: ChannelGroup, layers: dict[str, Layer], seen: Observation, recipe: QuantizationRecipe
 ) -> float:
-    """Mean share of int8 noise in the consumers' outputs: rounding of the group's activations and of the weights."""
-    error = _activation_error(seen.samples[group.name] / factors, spec) * factors.square()
-    shares = [_noise_shares(layers[name], factors, error, seen) for name in group.consumers]
-    return float(torch.cat(shares).mean())
+    """Mean share of noise in the consumers' outputs: rounding of the group's activations and of all weights around."""
+    error = _activation_error(seen.samples[group.name] / factors, recipe) * factors.square()
+    for name in group.producers:
+        spread = 1.0 / per_output(factors, layers[name].weight)
+        error = error + _weight_error(layers[name], spread, seen, recipe) / len(group.producers)
+    return float(torch.cat([_shares(layers[name], factors, error, seen, recipe) for name in group.consumers]).mean())
 
 
-def _activation_error(rows: Tensor, spec: CalibrationSpec) -> Tensor:
+def _activation_error(rows: Tensor, recipe: QuantizationRecipe) -> Tensor:
     """Mean squared error of each channel when all share one range, ``[channels]``."""
-    statistics = ActivationStatistics("group", spec)
-    statistics.histogram.observe(rows.numpy())
     if not bool(rows.any()):
         return torch.zeros(rows.shape[1])
+    kind = recipe.scheme.activations
+    statistics, symmetric = ActivationStatistics("group", recipe.calibration), recipe.symmetric(kind)
+    statistics.histogram.observe(rows.numpy())
     statistics.end_stream(float(rows.min()), float(rows.max()))
-    return (rows - round_to_codes(rows, statistics.choose(spec).params())).square().mean(dim=0)
+    params = statistics.choose(recipe.calibration, kind, symmetric=symmetric).params(kind, symmetric=symmetric)
+    return (rows - round_to_codes(rows, params)).square().mean(dim=0)
 
 
-def _noise_shares(layer: Layer, factors: Tensor, error: Tensor, seen: Observation) -> Tensor:
-    scaled = spread_inputs(factors, layer)
-    weight_error = layer.weight - nearest(layer.weight * scaled) / scaled
-    rounding = layer.weight.square() * spread_inputs(error, layer)
-    rounding = rounding + weight_error.square() * spread_inputs(seen.power[layer.name], layer)
-    noise = rounding.reshape(rounding.shape[0], -1).sum(dim=1)
+def _weight_error(layer: Layer, spread: Tensor, seen: Observation, recipe: QuantizationRecipe) -> Tensor:
+    """Noise power that rounding the weights times ``spread`` leaves in each output, ``[O]``, before scaling."""
+    error = layer.weight - nearest(layer.weight * spread, per_channel=recipe.per_channel) / spread
+    return _summed(error.square() * spread_inputs(seen.power[layer.name], layer))
+
+
+def _shares(layer: Layer, factors: Tensor, error: Tensor, seen: Observation, recipe: QuantizationRecipe) -> Tensor:
+    """Noise over noise and signal of each output, ``[O]``; ``error [I]`` is the noise power of each input."""
+    noise = _summed(layer.weight.square() * spread_inputs(error, layer))
+    noise = noise + _weight_error(layer, spread_inputs(factors, layer), seen, recipe)
     return noise / (noise + seen.variance[layer.name]).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _summed(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1).sum(dim=1)

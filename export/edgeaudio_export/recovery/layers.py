@@ -101,14 +101,14 @@ def per_output(values: Tensor, weight: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def scales_of(weight: Tensor) -> Tensor:
-    """The int8 scale of every output channel, shaped to broadcast over ``weight``."""
-    return per_output(torch.from_numpy(weight_scales(weight.numpy())), weight)
+def scales_of(weight: Tensor, *, per_channel: bool) -> Tensor:
+    """The int8 scale of every output channel or of all weights, shaped to broadcast over ``weight``."""
+    return per_output(torch.from_numpy(weight_scales(weight.numpy(), per_channel=per_channel)), weight)
 
 
-def nearest(weight: Tensor) -> Tensor:
+def nearest(weight: Tensor, *, per_channel: bool) -> Tensor:
     """Weights as the int8 codes closest to them give them back: what quantization makes of them."""
-    scale = scales_of(weight)
+    scale = scales_of(weight, per_channel=per_channel)
     return torch.clamp(torch.round(weight / scale), -WEIGHT_LEVELS, WEIGHT_LEVELS) * scale
 
 

@@ -1,4 +1,4 @@
-"""A step graph run on whole clips, in float or with every activation rounded to its int8 code; differentiable.
+"""A step graph run on whole clips, in float or with every activation rounded to its code; differentiable.
 
 The simulation of a quantization path says what comes out at the end; recovery has to look at every layer on the way,
 with some layers quantized and others not, which a converted graph cannot show.
@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from edgeaudio_export.calibration.calibrate import Calibration
+from edgeaudio_export.calibration.calibrate import calibrate
 from edgeaudio_export.checks import check_stream
 from edgeaudio_export.errors import ExportError
+from edgeaudio_export.quantization_plan import QuantizationPlan, plan_quantization
+from edgeaudio_export.quantization_recipe import QuantizationRecipe
+from edgeaudio_export.recovery.layers import layers_of, nearest, with_weights
 from edgeaudio_export.step_graph import Features, StepGraph
 from edgeaudio_runtime.quantization import QuantParams
 
@@ -27,11 +30,18 @@ WHOLE_TOLERANCE = 1e-4
 """Largest relative difference between a step graph called on several steps at once and step by step: float rounding."""
 
 
-class Simulation(Interpreter):
+class _Unguarded(Interpreter):
+    """A step graph without the guards of torch.export, which would insist on single steps."""
+
+    def run_node(self, n: Node) -> Any:
+        return None if n.op == "call_module" and not n.users else super().run_node(n)
+
+
+class Simulation(_Unguarded):
     """Runs a step graph from reset on clips of any number of steps."""
 
     def __init__(self, step: StepGraph, activations: Mapping[str, QuantParams] | None = None) -> None:
-        """``activations`` maps nodes to the int8 parameters their values are rounded with; None is the float graph."""
+        """``activations`` maps nodes to the parameters their values are rounded with; None is the float graph."""
         super().__init__(step.module)
         self._step = step
         self._activations = activations or {}
@@ -49,8 +59,6 @@ class Simulation(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         """Round the value of an activation and show it to the visitor."""
-        if n.op == "call_module" and not n.users:
-            return None  # torch.export's guards would insist on single steps
         computed = super().run_node(n)
         rounded = round_to_codes(computed, self._activations[n.name]) if n.name in self._activations else computed
         if self._visit is not None and n.op in ("placeholder", "call_function"):
@@ -59,7 +67,7 @@ class Simulation(Interpreter):
 
 
 def round_to_codes(values: Tensor, params: QuantParams) -> Tensor:
-    """What int8 codes give back of ``values``; the gradient is that of the identity, and 0 where clipped."""
+    """What codes give back of ``values``; the gradient is that of the identity, and 0 where clipped."""
     return torch.fake_quantize_per_tensor_affine(values, params.scale[0], params.zero_point, params.low, params.high)
 
 
@@ -67,7 +75,7 @@ def _runs_whole(step: StepGraph) -> bool:
     """Whether the traced step can be called on several steps at once, as its network can: then it is much faster."""
     network = step.network
     features = torch.rand(1, 3 * network.step_frames, network.n_features, generator=torch.Generator().manual_seed(0))
-    runner = _Bare(step.module)
+    runner = _Unguarded(step.module)
     state, parts = network.initial_state(1), []
     with torch.no_grad():
         for part in torch.split(features, network.step_frames, dim=1):
@@ -83,13 +91,6 @@ def _runs_whole(step: StepGraph) -> bool:
     return bool((whole - stepped).abs().max() <= WHOLE_TOLERANCE * max(float(stepped.abs().max()), 1.0))
 
 
-class _Bare(Interpreter):
-    """A step graph without the guards of torch.export."""
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return None
-
-
 def clip_batches(step: StepGraph, streams: Sequence[Features], batch: int) -> Iterator[Tensor]:
     """Streams of one length side by side, ``[N, T, n_features]`` with N up to ``batch``; shortest first."""
     for index, stream in enumerate(streams):
@@ -100,10 +101,18 @@ def clip_batches(step: StepGraph, streams: Sequence[Features], batch: int) -> It
             yield torch.from_numpy(np.stack(group[start : start + batch]))
 
 
-def node_params(calibration: Calibration) -> dict[str, QuantParams]:
-    """Int8 parameters of every activation that is rounded to codes, by node."""
-    params = calibration.params()
-    return {member: params[group.name] for group in calibration.groups for member in group.members}
+def plan_for(step: StepGraph, streams: Sequence[Features], recipe: QuantizationRecipe) -> QuantizationPlan:
+    """What quantization by this recipe would give every tensor of ``step``."""
+    return plan_quantization(step, calibrate(step, streams, recipe.calibration), recipe)
+
+
+def with_nearest_weights(step: StepGraph, plan: QuantizationPlan) -> StepGraph:
+    """A copy in which the weights that will be int8 are what their codes give back."""
+    layers = {name: layer for name, layer in layers_of(step).items() if name in plan.int8_weights}
+    per_channel = plan.recipe.per_channel
+    return with_weights(
+        step, {name: (nearest(layer.weight, per_channel=per_channel), layer.bias) for name, layer in layers.items()}
+    )
 
 
 def check_same_layers(step: StepGraph, reference: StepGraph) -> None:
