@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,8 @@ from edgeaudio_runtime.manifest import Quantization
 from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 
 if TYPE_CHECKING:
-    from edgeaudio_export.calibration import CalibrationSpec
     from edgeaudio_export.calibration.calibrate import Calibration
+    from edgeaudio_export.quantization_recipe import QuantizationRecipe
     from edgeaudio_export.quantize import Backend, QuantizedNetwork
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_models.recipe import CalibrationRecipe
@@ -48,6 +48,13 @@ class ExportChoices:
     """Share of the values that "percentile" covers, in percent; None takes the recipe's."""
     clips: int | None = None
     """Number of calibration clips; None takes the recipe's."""
+    quantization: QuantizationRecipe | None = None
+    """Method, calibration and rules, all of them; None begins with the default method and the checkpoint's
+    calibration."""
+    method: str | None = None
+    """One of ``edgeaudio_export.quantization_recipe.METHODS``; None takes that of ``quantization``."""
+    recovery: tuple[str, ...] | None = None
+    """Some of ``edgeaudio_export.quantization_recipe.RECOVERY_STEPS``; None takes those of ``quantization``."""
 
 
 def export_bundle(
@@ -125,29 +132,51 @@ def quantize_checkpoint(
         n_clips=choices.clips or recipe.clips,
         step_frames=checkpoint.module.step_frames,
     )
-    spec = _calibration_spec(recipe, choices)
-    say(f"quantizing {checkpoint.name} by {choices.backend}, {len(streams)} calibration clips, ranges by {spec.method}")
+    chosen = quantization_recipe(recipe, choices)
+    spec = chosen.calibration
+    say(
+        f"quantizing {checkpoint.name} to {chosen.method} by {choices.backend}, {len(streams)} calibration clips, "
+        f"ranges by {spec.method}"
+    )
     with one_torch_thread(), progress_bar("calibrating") as progress:
         return quantize_network(
             checkpoint.module,
             streams,
             backend=choices.backend,
-            calibration=spec if calibration is None else calibration.by(spec),
+            recipe=chosen,
+            calibration=None if calibration is None else calibration.by(spec),
             name=checkpoint.name,
             progress=progress,
         )
 
 
-def _calibration_spec(recipe: CalibrationRecipe, choices: ExportChoices) -> CalibrationSpec:
-    from edgeaudio_export.calibration import CalibrationSpec
+def quantization_recipe(recipe: CalibrationRecipe, choices: ExportChoices) -> QuantizationRecipe:
+    """What the choices come to: ``choices.quantization``, or the defaults with the calibration of a checkpoint's
+    ``recipe``; then whatever is chosen singly.
 
-    method = choices.calibration or recipe.method
+    Raises:
+        SpecError: A percentile without the calibration that has one.
+        ExportError: Choices that do not go together.
+    """
+    from edgeaudio_export.calibration import CalibrationSpec
+    from edgeaudio_export.quantization_recipe import QuantizationRecipe
+
+    chosen = choices.quantization or QuantizationRecipe(
+        calibration=CalibrationSpec(
+            method=recipe.method,  # type: ignore[arg-type]
+            percentile=recipe.percentile,
+            momentum=recipe.momentum,
+        )
+    )
+    method = choices.calibration or chosen.calibration.method
     if choices.percentile is not None and method != "percentile":
         raise SpecError(f"percentile={choices.percentile:g} does not go with calibration={method!r}; leave it out")
-    return CalibrationSpec(
-        method=method,  # type: ignore[arg-type]
-        percentile=recipe.percentile if choices.percentile is None else choices.percentile,
-        momentum=recipe.momentum,
+    percentile = chosen.calibration.percentile if choices.percentile is None else choices.percentile
+    return replace(
+        chosen,
+        calibration=replace(chosen.calibration, method=method, percentile=percentile),  # type: ignore[arg-type]
+        method=choices.method or chosen.method,
+        recovery=chosen.recovery if choices.recovery is None else choices.recovery,
     )
 
 
@@ -179,7 +208,7 @@ def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: Quantize
 def _quantization(checkpoint: Checkpoint, quantized: QuantizedNetwork) -> Quantization:
     return Quantization(
         backend=quantized.backend,
-        method="static_w8a8",
+        method=quantized.recipe.method,
         calibration={**quantized.calibration.facts().to_dict(), **calibration_facts(checkpoint.features)},
         requantization=quantized.graph.requantization,
     )
