@@ -1,4 +1,4 @@
-"""Int8 graphs in other precisions: int16 activations, float islands, constants stored narrow; all mixed as one likes."""
+"""Int8 graphs in other precisions: int16 activations, float islands, constants stored narrow, mixed as one likes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ class _Rewriter:
         if width == "float32":
             return replace(old, dtype="float32", quant=None)
         reach = max(old.quant.high - old.quant.zero_point, old.quant.zero_point - old.quant.low)
-        return replace(old, dtype="int16", quant=QuantParams(scale=(old.quant.scale[0] * reach / 32767,), dtype="int16"))
+        return replace(
+            old, dtype="int16", quant=QuantParams(scale=(old.quant.scale[0] * reach / 32767,), dtype="int16")
+        )
 
     def declare(self, name: str, tensor: Tensor) -> str:
         """Add a tensor under a name."""

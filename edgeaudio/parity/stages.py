@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.errors import ParityError
+from edgeaudio_runtime.tolerances import CodeTolerance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +79,30 @@ def compare_codes(
         tolerance=rule,
         passed=mismatches <= allowed_share * left.size,
     )
+
+
+def compare_tolerant(
+    name: str,
+    reference: tuple[str, npt.NDArray[Any]],
+    candidate: tuple[str, npt.NDArray[Any]],
+    tolerance: CodeTolerance,
+) -> Stage:
+    """Compare codes of one shape: none may be off by more than ``tolerance.lsb``, ``tolerance.share`` of them at all.
+
+    ``mismatches`` counts all that are off.
+
+    Raises:
+        ParityError: shapes differ or there is nothing to compare.
+    """
+    stage = compare_codes(name, reference, candidate)
+    assert stage.max_lsb is not None
+    passed = stage.max_lsb <= tolerance.lsb and stage.mismatches <= tolerance.share * stage.compared
+    if not tolerance.lsb:
+        return stage
+    rule = f"none off by more than {tolerance.lsb}"
+    if tolerance.share < 1:
+        rule += f", at most {100 * tolerance.share:g} % off"
+    return replace(stage, tolerance=rule, passed=passed)
 
 
 def compare_reals(

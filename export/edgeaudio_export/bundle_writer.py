@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio_export.errors import ExportError
+from edgeaudio_export.targets.arithmetic import computes_in, exact_engines
 from edgeaudio_export.targets.onnx_target import to_onnx
 from edgeaudio_export.targets.tflite_target import to_tflite
 from edgeaudio_runtime.bundle import open_bundle
@@ -52,7 +54,7 @@ class BundleContents:
     window_frames: int | None
     """Averaging window of a keyword network."""
     quantization: Quantization
-    """How the codes came about."""
+    """How the codes came about; which engines are exact is found from the graph."""
     decoding: Mapping[str, Any]
     """``detector.json`` of a keyword bundle, ``decoder.json`` of a ctc bundle."""
     provenance: Mapping[str, Any]
@@ -61,26 +63,30 @@ class BundleContents:
     """PCM ``[n]`` that the self-test replays; a second or a few."""
 
 
-# File name, engine, role.
-_MODELS = (
-    ("model.json", "numpy", "model"),
-    ("model.bin", "numpy", "weights"),
-    ("model.onnx", "onnxruntime", "model"),
-    ("model.tflite", "litert", "model"),
-    ("model.float.onnx", None, "reference"),
+Entry = tuple[str, str | None, str]
+"""File name, engine, role."""
+
+_TARGETS: tuple[tuple[str, str, Callable[[IntegerGraph], bytes]], ...] = (
+    ("model.onnx", "onnxruntime", to_onnx),
+    ("model.tflite", "litert", to_tflite),
 )
 
 
-def write_bundle(directory: Path, contents: BundleContents) -> Manifest:
+def write_bundle(directory: Path, contents: BundleContents, *, say: Callable[[str], None] | None = None) -> Manifest:
     """Fill an empty directory (see ``edgeaudio_runtime.staging``) and return the manifest that stands in it.
+
+    Args:
+        directory: Where to write.
+        contents: What to write.
+        say: Called with one line for each engine that has no artifact, and for each that computes some of the graph in
+            float32.
 
     Raises:
         SpecError: The features do not fit the graph, or cannot stream.
     """
     _check(contents)
-    _write_models(directory, contents)
+    entries = _write_models(directory, contents, say or (lambda line: None))
     _write_json(directory / _decoding_name(contents.task), contents.decoding)
-    entries = [(path, engine, role) for path, engine, role in _MODELS]
     # The events of the golden data come from the bundle itself, so it must open once without them.
     _write_manifest(directory, contents, entries)
     entries += [(path, None, "golden") for path in _write_golden(directory, contents)]
@@ -101,11 +107,29 @@ def _check(contents: BundleContents) -> None:
         )
 
 
-def _write_models(directory: Path, contents: BundleContents) -> None:
+def _write_models(directory: Path, contents: BundleContents, say: Callable[[str], None]) -> list[Entry]:
     save_graph(contents.graph, directory / "model.json", directory / "model.bin")
-    (directory / "model.onnx").write_bytes(to_onnx(contents.graph))
-    (directory / "model.tflite").write_bytes(to_tflite(contents.graph))
+    entries: list[Entry] = [("model.json", "numpy", "model"), ("model.bin", "numpy", "weights")]
+    for path, engine, to_target in _TARGETS:
+        try:
+            (directory / path).write_bytes(to_target(contents.graph))
+        except ExportError as error:
+            say(f"no {path}: {error}")
+            continue
+        entries.append((path, engine, "model"))
+        _say_what_widens(contents.graph, engine, say)
     (directory / "model.float.onnx").write_bytes(contents.float_onnx)
+    return [*entries, ("model.float.onnx", None, "reference")]
+
+
+def _say_what_widens(graph: IntegerGraph, engine: str, say: Callable[[str], None]) -> None:
+    own, there = computes_in(graph, "numpy"), computes_in(graph, engine)
+    widened = [name for name, kind in there.items() if kind != own[name]]
+    if widened:
+        say(
+            f"{engine} computes {len(widened)} of {len(own)} operations in float32, having no int16 kernels for them; "
+            "its codes are close, not equal"
+        )
 
 
 def _write_golden(directory: Path, contents: BundleContents) -> list[str]:
@@ -113,7 +137,7 @@ def _write_golden(directory: Path, contents: BundleContents) -> list[str]:
     features = compute_features(contents.features, pcm, multiple_of=graph.step_frames)
     assert graph.input_tensor.quant is not None
     codes = quantize(features, graph.input_tensor.quant)
-    logits = NumpyProgram(graph).session().run(codes).astype(np.int8)
+    logits = NumpyProgram(graph).session().run(codes)
     stream = AudioStream(open_bundle(directory), engine="numpy")
     events = [event.to_dict() for event in (*stream.process(pcm), *stream.flush())]
     golden = Golden(
@@ -126,7 +150,7 @@ def _write_golden(directory: Path, contents: BundleContents) -> list[str]:
     return list(files)
 
 
-def _write_manifest(directory: Path, contents: BundleContents, entries: list[tuple[str, str | None, str]]) -> Manifest:
+def _write_manifest(directory: Path, contents: BundleContents, entries: list[Entry]) -> Manifest:
     manifest = Manifest(
         name=contents.name,
         task=contents.task,
@@ -136,7 +160,7 @@ def _write_manifest(directory: Path, contents: BundleContents, entries: list[tup
         features=contents.features.to_dict(),
         features_hash=contents.features.hash,
         network=_network(contents),
-        quantization=contents.quantization,
+        quantization=replace(contents.quantization, exact_engines=exact_engines(contents.graph)),
         provenance=contents.provenance,
         artifacts=tuple(_artifact(directory, path, engine, role) for path, engine, role in entries),
     )

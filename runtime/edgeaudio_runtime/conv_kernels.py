@@ -7,7 +7,8 @@ always (2**53). The order of additions therefore does not matter, and results eq
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
 from edgeaudio_runtime.kernel import Array, Kernel
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.requantization import largest_exact_float32, requantizer
+
+_Product: TypeAlias = Callable[[Array, Array], Array]
+"""Rows ``[N, T, F, ...]`` and a matrix to ``[N, T, F, columns]``."""
 
 
 def conv_kernel(graph: IntegerGraph, op: Op) -> Kernel:
@@ -28,8 +32,8 @@ def fully_connected_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     """Kernel of a ``fully_connected``: ``x @ weight.T`` on the last axis."""
     weights = _constant(graph, op, 1).T
     dtype = _compute_dtype(graph, op)
-    matrix = np.ascontiguousarray(weights, dtype=dtype)
-    return _kernel(graph, op, lambda x: _product(x, matrix))
+    matrix, product = np.ascontiguousarray(weights, dtype=dtype), _product_of(graph, op)
+    return _kernel(graph, op, lambda x: product(x, matrix))
 
 
 def _kernel(graph: IntegerGraph, op: Op, multiply: Any) -> Kernel:
@@ -75,20 +79,32 @@ def _convolution(graph: IntegerGraph, op: Op) -> Any:
     weight = _constant(graph, op, 1).astype(_compute_dtype(graph, op))
     x = graph.tensors[op.inputs[0]]
     groups = int(op.attrs.get("groups", 1))
-    windows = _windows(op, weight.shape[1:3])
+    windows, product = _windows(op, weight.shape[1:3]), _product_of(graph, op)
     if groups == 1:
-        return _dense(op, weight, windows)
+        return _dense(op, weight, windows, product)
     if groups == x.shape[3]:
         return _depthwise(weight, windows, groups)
-    return _grouped(weight, windows, groups)
+    return _grouped(weight, windows, groups, product)
 
 
-def _dense(op: Op, weight: Array, windows: Any) -> Any:
+def _dense(op: Op, weight: Array, windows: Any, product: _Product) -> Any:
     matrix = np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T)
     if weight.shape[1:3] == (1, 1) and tuple(op.attrs.get("pad_f", (0, 0))) == (0, 0):
         stride_t, stride_f = op.attrs.get("stride", (1, 1))
-        return lambda x: _product(x[:, ::stride_t, ::stride_f], matrix)
-    return lambda x: _product(windows(x), matrix)
+        return lambda x: product(x[:, ::stride_t, ::stride_f], matrix)
+    return lambda x: product(windows(x), matrix)
+
+
+def _product_of(graph: IntegerGraph, op: Op) -> _Product:
+    """How to multiply: sums of integers are exact in any order, those of a float island must not depend on how many
+    frames one call brings."""
+    return _product_by_rows if graph.tensors[op.inputs[0]].quant is None else _product
+
+
+def _product_by_rows(rows: Array, matrix: Array) -> Array:
+    """``[N, T, F, ...] @ matrix``, each row by itself: BLAS adds in an order that depends on the number of rows."""
+    flat: Array = np.matmul(rows.reshape(-1, 1, matrix.shape[0]), matrix)
+    return flat.reshape(*rows.shape[:3], -1)
 
 
 def _product(rows: Array, matrix: Array) -> Array:
@@ -111,14 +127,14 @@ def _depthwise(weight: Array, windows: Any, groups: int) -> Any:
     return run
 
 
-def _grouped(weight: Array, windows: Any, groups: int) -> Any:
+def _grouped(weight: Array, windows: Any, groups: int, product: _Product) -> Any:
     per_group = weight.shape[0] // groups
     matrices = weight.reshape(groups, per_group, -1).transpose(0, 2, 1)
 
     def run(x: Array) -> Array:
         view = windows(x)
         parts = np.split(view, groups, axis=5)
-        products = [_product(part, matrix) for part, matrix in zip(parts, matrices, strict=True)]
+        products = [product(part, matrix) for part, matrix in zip(parts, matrices, strict=True)]
         return np.concatenate(products, axis=3)
 
     return run

@@ -15,10 +15,11 @@ from edgeaudio_runtime.errors import BundleError
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
 
-Codes = npt.NDArray[np.int8]
+Codes = npt.NDArray[np.integer[Any]]
 
-_ARRAYS = {"pcm": (np.int16, 1), "features": (np.float32, 2), "codes": (np.int8, 2), "logits": (np.int8, 2)}
-_NAMES = {name: f"golden/{name}.npy" for name in _ARRAYS} | {"events": "golden/events.json"}
+_NAMES = {name: f"golden/{name}.npy" for name in ("pcm", "features", "codes", "logits")} | {
+    "events": "golden/events.json"
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,7 @@ class Golden:
 
     def to_files(self) -> dict[str, bytes]:
         """Paths in the bundle to bytes; artifacts of role "golden"."""
-        files = {_NAMES[name]: _npy_bytes(getattr(self, name)) for name in _ARRAYS}
+        files = {path: _npy_bytes(getattr(self, name)) for name, path in _NAMES.items() if name != "events"}
         events = {"config": self.config, "events": self.events}
         files[_NAMES["events"]] = (json.dumps(events, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
         return files
@@ -49,7 +50,16 @@ class Golden:
     @classmethod
     def read(cls, bundle: Bundle) -> Golden:
         """Golden data of ``bundle``; raises BundleError if a file is missing or is not what its name says."""
-        arrays = {name: _load_npy(bundle.read(_NAMES[name]), _NAMES[name], *_ARRAYS[name]) for name in _ARRAYS}
+        network = bundle.manifest.network
+        kinds = {
+            "pcm": ("int16", 1),
+            "features": ("float32", 2),
+            "codes": (network.input_quant.dtype, 2),
+            "logits": (network.output_quant.dtype, 2),
+        }
+        arrays: dict[str, Any] = {
+            name: _load_npy(bundle.read(_NAMES[name]), _NAMES[name], *kind) for name, kind in kinds.items()
+        }
         try:
             document = json.loads(bundle.read(_NAMES["events"]).decode())
             plain = isinstance(document, list)
@@ -66,7 +76,7 @@ def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _load_npy(data: bytes, name: str, dtype: type, ndim: int) -> npt.NDArray[Any]:
+def _load_npy(data: bytes, name: str, dtype: str, ndim: int) -> npt.NDArray[Any]:
     """Read version 1.0 of the format; np.load would allocate what a hostile header asks for."""
     buffer = io.BytesIO(data)
     try:

@@ -12,16 +12,26 @@ from edgeaudio_runtime.engines.base import NetworkSignature
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError
 from edgeaudio_runtime.quantization import REQUANTIZATIONS, QuantParams
 
-SCHEMA_VERSION = 1
-"""The newest manifest this runtime reads, and the one it writes."""
+SCHEMA_VERSION = 2
+"""The newest manifest this runtime reads, and the one it writes. Version 1 knew int8 networks only; version 2 says how
+a network was quantized in full (``recipe``) and where it is exact (``exact_engines``)."""
 
 TASKS = ("keyword", "ctc")
 MODES = ("streaming", "windowed")
 ENGINES = ("numpy", "onnxruntime", "litert")
 ROLES = ("model", "weights", "reference", "golden", "card")
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""Schema version to the function that makes such a manifest one of the next version; empty while there is one."""
+
+def _with_recipe(manifest: dict[str, Any]) -> dict[str, Any]:
+    quantization = manifest.get("quantization")
+    if not isinstance(quantization, Mapping):
+        return manifest
+    # All graphs of version 1 are int8, which the three engines share.
+    return {**manifest, "quantization": {**quantization, "recipe": {}, "exact_engines": list(ENGINES)}}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_recipe}
+"""Schema version to the function that makes such a manifest one of the next version."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA256_PREFIXED = re.compile(r"sha256:[0-9a-f]{64}")
@@ -100,6 +110,9 @@ class NetworkState:
             raise BundleError(f"shape={self.shape!r} of state {self.name!r} must be a list of integers >= 1")
         for size in self.shape:
             _check_count(f"shape of state {self.name!r}", size, minimum=1)
+        kinds = (int, float) if self.dtype == "float32" else (int,)
+        if type(self.initial) not in kinds:
+            raise BundleError(f"initial={self.initial!r} of state {self.name!r} must be a number of type {self.dtype}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -186,9 +199,17 @@ class Quantization:
     """What the ranges were measured on, for the reader."""
     requantization: str = "fp32"
     """Rule by which accumulators become codes; an engine that declares the same must agree bit for bit."""
+    recipe: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """The whole quantization recipe and what its recovery steps did, for the reader."""
+    exact_engines: tuple[str, ...] = ENGINES
+    """Engines that were measured to agree bit for bit on operations of these types; the others are held to a named
+    number of codes."""
 
     def __post_init__(self) -> None:
         _check_choice("requantization", self.requantization, REQUANTIZATIONS)
+        _check_strings("exact_engines", self.exact_engines)
+        for engine in self.exact_engines:
+            _check_choice("exact_engines", engine, ENGINES)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -197,15 +218,18 @@ class Quantization:
             "method": self.method,
             "calibration": dict(self.calibration),
             "requantization": self.requantization,
+            "recipe": dict(self.recipe),
+            "exact_engines": list(self.exact_engines),
         }
 
     @classmethod
     def from_dict(cls, values: object) -> Quantization:
         """Inverse of :meth:`to_dict`; raises BundleError by name for unknown and missing fields."""
         checked = checked_fields(cls, values, what="quantization")
-        if not isinstance(checked["calibration"], Mapping):
-            raise BundleError(f"calibration={checked['calibration']!r} must be an object")
-        return cls(**checked)
+        for name in ("calibration", "recipe"):
+            if not isinstance(checked[name], Mapping):
+                raise BundleError(f"{name}={checked[name]!r} must be an object")
+        return cls(**{**checked, "exact_engines": _tuple(checked["exact_engines"])})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError
 from edgeaudio_runtime.manifest import Artifact
@@ -38,21 +38,25 @@ def _load_onnxruntime(bundle: Bundle) -> Program:
     from edgeaudio_runtime.engines.onnxruntime_engine import OnnxRuntimeProgram
 
     data = bundle.read(_one(bundle, "onnxruntime", "model").path)
-    return OnnxRuntimeProgram(data, bundle.manifest.network.signature, initial_states=_initial_states(bundle))
+    return OnnxRuntimeProgram(data, bundle.manifest.network.signature, **_promises(bundle, "onnxruntime"))
 
 
 def _load_litert(bundle: Bundle) -> Program:
     from edgeaudio_runtime.engines.litert_engine import LiteRtProgram
 
     data = bundle.read(_one(bundle, "litert", "model").path)
-    return LiteRtProgram(data, bundle.manifest.network.signature, initial_states=_initial_states(bundle))
+    return LiteRtProgram(data, bundle.manifest.network.signature, **_promises(bundle, "litert"))
 
 
 _LOADERS = {"numpy": _load_numpy, "onnxruntime": _load_onnxruntime, "litert": _load_litert}
 
 
-def _initial_states(bundle: Bundle) -> tuple[int, ...]:
-    return tuple(int(state.initial) for state in bundle.manifest.network.states)
+def _promises(bundle: Bundle, engine: str) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "initial_states": tuple(state.initial for state in manifest.network.states),
+        "exact": engine in manifest.quantization.exact_engines,
+    }
 
 
 def _one(bundle: Bundle, engine: str, role: str) -> Artifact:

@@ -34,7 +34,9 @@ def test_the_fields_of_the_contract_stand_in_the_json(values: dict[str, Any]) ->
         "window_frames", "input_quant", "output_quant", "states",
     }  # fmt: skip
     assert set(values["artifacts"][0]) == {"path", "engine", "role", "sha256", "size"}
-    assert set(values["quantization"]) == {"backend", "method", "calibration", "requantization"}
+    assert set(values["quantization"]) == {
+        "backend", "method", "calibration", "requantization", "recipe", "exact_engines",
+    }  # fmt: skip
     assert set(values["network"]["states"][0]) == {"name", "shape", "dtype", "initial"}
 
 
@@ -49,7 +51,7 @@ def test_the_fields_of_the_contract_stand_in_the_json(values: dict[str, Any]) ->
         (("network", "input_quant"), {"bits": 8}, "input_quant: unknown quantization fields ['bits']"),
         (("network", "output_quant"), {"scale": [0]}, "output_quant: scale=(0,) must be finite and > 0"),
         (("network", "output_quant"), {"scale": 3}, "output_quant"),
-        ((), {"schema_version": 2}, "schema_version=2 is newer than 1"),
+        ((), {"schema_version": 3}, "schema_version=3 is newer than 2"),
         ((), {"schema_version": "1"}, "schema_version='1' must be an integer"),
         ((), {"task": "vad"}, "task='vad' must be one of ['keyword', 'ctc']"),
         ((), {"mode": "batch"}, "mode='batch' must be one of"),
@@ -70,6 +72,11 @@ def test_the_fields_of_the_contract_stand_in_the_json(values: dict[str, Any]) ->
         (("network", "states", 0), {"dtype": "int4"}, "dtype of state 'features_fifo'='int4' must be one of"),
         (("quantization",), {"requantization": "exact"}, "requantization='exact' must be one of"),
         (("quantization",), {"calibration": 1}, "calibration=1 must be an object"),
+        (("quantization",), {"recipe": []}, "recipe=[] must be an object"),
+        (("quantization",), {"exact_engines": "numpy"}, "exact_engines='numpy' must be a list of strings"),
+        (("quantization",), {"exact_engines": ["tvm"]}, "exact_engines='tvm' must be one of"),
+        (("network", "states", 0), {"initial": "0"}, "initial='0' of state 'features_fifo' must be a number of type"),
+        (("network", "states", 0), {"initial": 0.5}, "initial=0.5 of state 'features_fifo' must be a number of type"),
         (("artifacts", 0), {"engine": "tvm"}, "engine of 'model.json'='tvm' must be one of"),
         (("artifacts", 0), {"role": "toy"}, "role of 'model.json'='toy' must be one of"),
         (("artifacts", 0), {"size": -1}, "size of 'model.json'=-1 must be an integer >= 0"),
@@ -116,7 +123,14 @@ def test_an_older_schema_is_brought_up_step_by_step(values: dict[str, Any], monk
         return lambda old: {**{k: v for k, v in old.items() if k != name}, "name": old[name]}
 
     monkeypatch.setattr(manifest_module, "SCHEMA_VERSION", SCHEMA_VERSION + 2)
-    monkeypatch.setattr(manifest_module, "_UPGRADES", {1: rename("title"), 2: lambda old: {**old, "task": "keyword"}})
+    monkeypatch.setattr(
+        manifest_module,
+        "_UPGRADES",
+        {
+            SCHEMA_VERSION: rename("title"),
+            SCHEMA_VERSION + 1: lambda old: {**old, "task": "keyword"},
+        },
+    )
     old = {**values, "title": "from version one"}
     del old["name"], old["task"]
     manifest = Manifest.from_dict(old)
@@ -125,6 +139,17 @@ def test_an_older_schema_is_brought_up_step_by_step(values: dict[str, Any], monk
         "keyword",
         SCHEMA_VERSION + 2,
     )
+
+
+def test_a_manifest_of_version_one_is_one_of_an_int8_network(values: dict[str, Any]) -> None:
+    old = copy.deepcopy(values) | {"schema_version": 1}
+    del old["quantization"]["recipe"], old["quantization"]["exact_engines"]
+    manifest = Manifest.from_dict(old)
+    assert manifest.schema_version == 2
+    assert manifest.quantization.recipe == {}
+    assert manifest.quantization.exact_engines == ("numpy", "onnxruntime", "litert")
+    with pytest.raises(BundleError, match="manifest lacks the fields"):
+        Manifest.from_dict({"schema_version": 1})
 
 
 def test_engines_are_those_with_an_artifact(values: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeaudio_runtime import selftest
+from edgeaudio_runtime import tolerances
 from edgeaudio_runtime.bundle import Bundle, open_bundle
 from edgeaudio_runtime.engines.base import Codes, NetworkSignature
 from edgeaudio_runtime.errors import BundleError
@@ -123,13 +123,13 @@ def test_an_engine_with_other_numerics_may_be_a_few_codes_off(keyword_bundle: Pa
     report = self_test(bundle, program=OtherProgram(bundle, n_labels=2, amount=1))
     logits = next(stage for stage in report.stages if stage.name == "codes -> logits")
     assert report.passed
-    assert 0 < logits.mismatches <= selftest.OTHER_NUMERICS_CODES * logits.compared
+    assert 0 < logits.mismatches <= tolerances.OTHER_NUMERICS_CODES * logits.compared
     assert "decisions" in [stage.name for stage in report.stages]
 
 
 def test_too_many_or_too_large_deviations_fail_whatever_the_numerics(keyword_bundle: Path) -> None:
     bundle = open_bundle(keyword_bundle)
-    for n_labels, amount in ((4, 1), (1, selftest.OTHER_NUMERICS_LSB + 1)):
+    for n_labels, amount in ((4, 1), (1, tolerances.OTHER_NUMERICS_LSB + 1)):
         assert not self_test(bundle, program=OtherProgram(bundle, n_labels=n_labels, amount=amount)).passed
 
 

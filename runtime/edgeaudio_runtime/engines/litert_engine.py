@@ -19,15 +19,18 @@ KernelSet = Literal["default", "builtin", "reference"]
 _RESOLVERS = {"default": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
 _FP32_MACHINES = frozenset({"x86_64", "AMD64", "aarch64", "arm64"})
 """Where the default kernels were found to follow rule "fp32" bit for bit."""
+_INT16_MACHINES = frozenset({"x86_64", "AMD64"})
+"""Where the built-in kernels, which the delegate leaves int16 codes to, were found to follow the rules of int16."""
 
 
 class LiteRtProgram:
-    """An int8 ``.tflite`` model with inputs ``features``, ``state_<i>_in`` and outputs ``logits``, ``state_<i>_out``.
+    """A ``.tflite`` model with inputs ``features``, ``state_<i>_in`` and outputs ``logits``, ``state_<i>_out``.
 
     Args:
         model_bytes: The ``.tflite`` file.
         signature: Shapes and quantization at the boundary.
         initial_states: The value that fills each state after a reset, in order.
+        exact: Whether all of the model computes on codes, in operations known to follow the graph's rule.
         kernels: Which kernels compute; all but "default" make ``numerics`` "unspecified".
         in_place: Exchange tensors through their addresses; False copies through the public calls instead.
 
@@ -42,6 +45,7 @@ class LiteRtProgram:
         signature: NetworkSignature,
         initial_states: tuple[int | float, ...] = (),
         *,
+        exact: bool = True,
         kernels: KernelSet = "default",
         in_place: bool = True,
     ) -> None:
@@ -52,8 +56,11 @@ class LiteRtProgram:
         self._signature = signature
         self._initial_states = initial_states
         self.kernels = kernels
+        self._exact = exact
         self._memory: Callable[..., TensorMemory] = InPlaceMemory if in_place else CopyingMemory
-        names = [detail["name"] for detail in self.interpreter().get_input_details()]
+        interpreter = self.interpreter()
+        names = [detail["name"] for detail in interpreter.get_input_details()]
+        self._has_int16 = any(detail["dtype"] is np.int16 for detail in interpreter.get_tensor_details())
         check_initial_states(initial_states, tuple(name for name in names if name.startswith("state_")))
 
     @property
@@ -63,9 +70,10 @@ class LiteRtProgram:
 
     @property
     def numerics(self) -> Numerics:
-        """Numerics "fp32" for the default kernels of ai_edge_litert on x86-64 and aarch64, else "unspecified"."""
-        known = self._module.__name__.startswith("ai_edge_litert") and platform.machine() in _FP32_MACHINES
-        return "fp32" if known and self.kernels == "default" else "unspecified"
+        """Numerics "fp32" for exact models and the default kernels of ai_edge_litert, else "unspecified"."""
+        machines = _INT16_MACHINES if self._has_int16 else _FP32_MACHINES
+        known = self._module.__name__.startswith("ai_edge_litert") and platform.machine() in machines
+        return "fp32" if self._exact and known and self.kernels == "default" else "unspecified"
 
     @property
     def version(self) -> str:

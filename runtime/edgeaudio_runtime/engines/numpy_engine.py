@@ -18,8 +18,6 @@ from edgeaudio_runtime.kernels import kernel
 MAX_STEPS_PER_PASS = 1024
 """Steps whose intermediate tensors are held at once (41 s of 40 ms steps); longer runs take several passes."""
 
-_FLOAT_SUMS = frozenset({"conv", "fully_connected", "mean_frequency", "softmax"})
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Instruction:
@@ -36,7 +34,7 @@ class NumpyProgram:
     def __init__(self, graph: IntegerGraph) -> None:
         check_shapes(graph)
         self._graph = graph = with_widened_constants(graph)
-        plan = None if _sums_in_float(graph) else time_plan(graph)
+        plan = time_plan(graph)
         self.steps_per_pass = 1 if plan is None else MAX_STEPS_PER_PASS
         growth = {} if plan is None else {name: entry.per_step for name, entry in plan.items()}
         self._instructions = _instructions(graph, growth)
@@ -117,11 +115,6 @@ class NumpySession:
     def reset(self) -> None:
         """Set every state to its initial value."""
         self._states = self._program.initial_states()
-
-
-def _sums_in_float(graph: IntegerGraph) -> bool:
-    """Whether sums of float32 depend on the order they are added in, which a product of other size changes."""
-    return any(op.kind in _FLOAT_SUMS and graph.tensors[op.outputs[0]].quant is None for op in graph.ops)
 
 
 def _instructions(graph: IntegerGraph, growth: dict[str, int]) -> tuple[_Instruction, ...]:

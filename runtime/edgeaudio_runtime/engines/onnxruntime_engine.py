@@ -14,12 +14,13 @@ _ELEMENT_TYPES = {"tensor(int8)": np.int8, "tensor(int16)": np.int16, "tensor(fl
 
 
 class OnnxRuntimeProgram:
-    """An int8 ONNX model with inputs ``features``, ``state_<i>_in`` and outputs ``logits``, ``state_<i>_out``.
+    """An ONNX model with inputs ``features``, ``state_<i>_in`` and outputs ``logits``, ``state_<i>_out``.
 
     Args:
         model_bytes: The ``.onnx`` file.
         signature: Shapes and quantization at the boundary.
         initial_states: The value that fills each state after a reset, in order.
+        exact: Whether all of the model computes on int8 codes, in operations known to follow rule "fp32".
 
     Raises:
         EngineError: onnxruntime is not installed, or cannot load the model.
@@ -31,10 +32,13 @@ class OnnxRuntimeProgram:
         model_bytes: bytes,
         signature: NetworkSignature,
         initial_states: tuple[int | float, ...] = (),
+        *,
+        exact: bool = True,
     ) -> None:
         runtime = _import_onnxruntime()
         self._signature = signature
         self._initial_states = initial_states
+        self._exact = exact
         self._version = f"onnxruntime {runtime.__version__}"
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -54,8 +58,8 @@ class OnnxRuntimeProgram:
 
     @property
     def numerics(self) -> Numerics:
-        """Always "fp32"."""
-        return "fp32"
+        """Numerics "fp32" where the model is exact, else "unspecified": what is float here has no rule."""
+        return "fp32" if self._exact else "unspecified"
 
     @property
     def version(self) -> str:
