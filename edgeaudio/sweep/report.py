@@ -73,6 +73,10 @@ def _head(result: SweepResult) -> Iterator[str]:
         f"{task.n_speakers} speakers or clips without one"
     )
     yield f"float: accuracy {_percent(task.reference)} %, 95 % by speaker {_interval(task.reference_ci95)}"
+    spoken = next((row.task_without_silence for row in result.cells if row.task_without_silence is not None), None)
+    if spoken is not None:
+        figures = f"{_percent(spoken.reference)} %, 95 % by speaker {_interval(spoken.reference_ci95)}"
+        yield f"float without _silence_: {figures}, {spoken.n} clips; sweep.json has every cell so"
 
 
 def _foot(result: SweepResult) -> Iterator[str]:

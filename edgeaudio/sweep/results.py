@@ -24,6 +24,8 @@ class CellResult:
     """The one line with which its path refused it; the rest is empty then."""
     task: TaskResult | None = None
     """Against the float network on the same hearings, in the numpy engine."""
+    task_without_silence: TaskResult | None = None
+    """The same without the clips of ``_silence_``; None where there are none."""
     bytes_by_engine: dict[str, int] = field(default_factory=dict)
     """Size of what each engine reads; an engine that cannot run the method is missing."""
     us_per_step: dict[str, float] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class CellResult:
             **self.cell.to_dict(),
             "refused": self.refused,
             "task": None if self.task is None else self.task.to_dict(),
+            "task_without_silence": None if self.task_without_silence is None else self.task_without_silence.to_dict(),
             "bytes": self.bytes_by_engine,
             "us_per_step": self.us_per_step,
         }

@@ -15,7 +15,7 @@ from edgeaudio.bench.timing import time_side_by_side
 from edgeaudio.exporting import ExportChoices, quantize_checkpoint, write_quantized
 from edgeaudio.parity.certificate import environment
 from edgeaudio.parity.corpus import clips_of_labels
-from edgeaudio.parity.statistics import compare_decisions
+from edgeaudio.parity.statistics import TaskResult, compare_decisions
 from edgeaudio.parity.task import LabelledClips
 from edgeaudio.progress import progress_bar, say
 from edgeaudio.sweep.grid import Cell
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_models.training_data import Examples
 
+SILENCE = "_silence_"
+"""Label that is also left out once: clips of silence are often cuts of noise that training has heard."""
 TIMING_ROUNDS = 12
 """Rounds of the timing; every engine of every cell runs in each."""
 
@@ -110,21 +112,17 @@ def run_sweep(
     found = [sweep.cell(cell, f"{number} of {len(cells)}") for number, cell in enumerate(cells, 1)]
     bundles = {entry.cell.name: open_bundle(entry.bundle) for entry in found if entry.bundle is not None}
     microseconds = _timed(bundles) if bundles else {}
-    results = []
-    for entry in found:
-        task = None
-        if entry.decisions is not None:
-            task = compare_decisions(sweep.truth, reference, entry.decisions, given.clips.speakers)
-        bundle = bundles.get(entry.cell.name)
-        results.append(
-            CellResult(
-                cell=entry.cell,
-                refused=entry.refused,
-                task=task,
-                bytes_by_engine={} if bundle is None else _sizes(bundle),
-                us_per_step=microseconds.get(entry.cell.name, {}),
-            )
+    results = [
+        CellResult(
+            cell=entry.cell,
+            refused=entry.refused,
+            task=sweep.compared(reference, entry.decisions),
+            task_without_silence=sweep.compared(reference, entry.decisions, without=SILENCE),
+            bytes_by_engine=_sizes(bundles.get(entry.cell.name)),
+            us_per_step=microseconds.get(entry.cell.name, {}),
         )
+        for entry in found
+    ]
     return SweepResult(
         checkpoint=given.checkpoint.name,
         digest=given.digest,
@@ -181,6 +179,17 @@ class _Sweep:
         key = key_of(self.given.digest, self.data, self.sources, environment())
         return self.store.decisions("float", key, self.given.split, compute)
 
+    def compared(
+        self, reference: Decisions, decisions: Decisions | None, *, without: str | None = None
+    ) -> TaskResult | None:
+        """A cell against the float network, on clips of all labels or of all but one; None where nothing is left."""
+        clips = self.given.clips
+        kept = np.array([label != without for label in clips.labels])
+        if decisions is None or not kept.any() or (without is not None and kept.all()):
+            return None
+        speakers = [speaker for speaker, keep in zip(clips.speakers, kept, strict=True) if keep]
+        return compare_decisions(self.truth[kept], reference[kept], decisions[kept], speakers)
+
     def cell(self, cell: Cell, number: str) -> _Found:
         """Bundle and decisions of one cell, or why there are none."""
         say(f"cell {number}: {cell.name}")
@@ -211,9 +220,13 @@ class _Sweep:
 
 def choices_of(cell: Cell, *, n_calibration: int | None) -> ExportChoices:
     """What ``edgeaudio export`` would be told for a cell."""
-    if cell.method != "static_w8a8" or cell.recovery:
-        raise ParityError(f"cell={cell.name!r} is not offered by this export")
-    return ExportChoices(backend=cell.backend, calibration=cell.calibration, clips=n_calibration)  # type: ignore[arg-type]
+    return ExportChoices(
+        backend=cell.backend,  # type: ignore[arg-type]
+        method=cell.method,
+        calibration=cell.calibration,
+        recovery=cell.recovery,
+        clips=n_calibration,
+    )
 
 
 def _timed(bundles: dict[str, Bundle]) -> dict[str, dict[str, float]]:
@@ -234,10 +247,10 @@ def _timed(bundles: dict[str, Bundle]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _sizes(bundle: Bundle) -> dict[str, int]:
+def _sizes(bundle: Bundle | None) -> dict[str, int]:
     """Bytes of each engine's own files."""
     sizes: dict[str, int] = {}
-    for artifact in bundle.manifest.artifacts:
+    for artifact in () if bundle is None else bundle.manifest.artifacts:
         if artifact.engine is not None:
             sizes[artifact.engine] = sizes.get(artifact.engine, 0) + artifact.size
     return sizes

@@ -62,6 +62,7 @@ def test_a_sweep_leaves_a_table_a_page_and_a_bundle_for_each_cell(swept: Path) -
     for cell in table["cells"]:
         task = cell["task"]
         assert (task["n"], task["n_hearings"], task["n_speakers"]) == (10, 3, 1)
+        assert cell["task_without_silence"]["n"] == 8
         assert set(cell["bytes"]) == set(cell["us_per_step"]) == ENGINES
         assert all(figure > 0 for figure in cell["us_per_step"].values())
         bundle = open_bundle(swept / "bundles" / cell["name"])
@@ -101,6 +102,7 @@ def test_the_table_on_stdout_names_every_cell_and_the_command(swept: Path, run: 
     text = run(*command(face, swept)).stdout
     assert "on 10 clips of corpus (split validation), 3 fixed shifts and gains" in text
     assert "float: accuracy" in text
+    assert "8 clips; sweep.json has every cell so" in text
     for heading in ("accuracy %", "- float, points", "same answer %", "kB litert", "us/step numpy"):
         assert heading in text
     rows = [line.split()[0].rstrip("*") for line in text.splitlines() if line.startswith("static_w8a8")]
