@@ -158,11 +158,14 @@ def _quantize(
     features, states = step.example()
     names = [i.name for i in model.graph.input]
     reader = _OneStep(dict(zip(names, [features.numpy(), *(s.numpy() for s in states)], strict=True)))
-    # ONNX Runtime's calibration prints on stdout, which belongs to results.
+    # ONNX Runtime moves the weights of the model it is given into a temporary file.
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    # Its calibration prints on stdout, which belongs to results.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), quiet_root(_ADVICE):
         path = Path(folder) / "qdq.onnx"
         quantize_static(
-            model,
+            own,
             str(path),
             reader,
             quant_format=QuantFormat.QDQ,

@@ -167,7 +167,7 @@ class QuantizationRecipe:
         """
         checked = _known(cls, values, "recipe")
         if "calibration" in checked:
-            checked["calibration"] = CalibrationSpec(**_known(CalibrationSpec, checked["calibration"], "calibration"))
+            checked["calibration"] = _calibration(checked["calibration"])
         if "layers" in checked:
             checked["layers"] = tuple(_rule(rule) for rule in _list(checked, "layers"))
         if "recovery" in checked:
@@ -213,6 +213,14 @@ def load_quantization_recipe(path: Path) -> QuantizationRecipe:
         raise ExportError(f"recipe={str(path)!r} must be a TOML file that can be read") from error
     except ExportError as error:
         raise ExportError(f"{path}: {error}") from error
+
+
+def _calibration(values: Any) -> CalibrationSpec:
+    checked = _known(CalibrationSpec, values, "calibration")
+    for name, value in checked.items():
+        if name != "method" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ExportError(f"calibration.{name}={value!r} must be a number")
+    return CalibrationSpec(**checked)
 
 
 def _rule(values: Any) -> LayerRule:

@@ -70,7 +70,7 @@ class _Borders:
             return edge
         if (edge, precision) not in self._made:
             params = self.quants[edge]
-            wide = self._edge(edge, precision, widened(params) if precision == "int16" else None)
+            wide = self._edge(edge, f"as_{precision}", widened(params) if precision == "int16" else None)
             kind = "Dequantize" if precision == "float32" else "Requantize"
             self.nodes.append(Node(op=kind, name=edge, inputs=(edge,), output=wide))
             self._made[edge, precision] = wide
@@ -80,12 +80,12 @@ class _Borders:
         if self._precision(node.output) == precision:
             return node.output
         if precision == "float32":
-            return self._edge(node.output, precision, None)
+            return self._edge(node.output, f"in_{precision}", None)
         params = FIXED_INT16 if node.op in _FIXED else widened(self.quants[node.output])
-        return self._edge(node.output, precision, params)
+        return self._edge(node.output, f"in_{precision}", params)
 
-    def _edge(self, edge: str, precision: str, params: QuantParams | None) -> str:
-        name = f"{edge}.{precision}"
+    def _edge(self, edge: str, kind: str, params: QuantParams | None) -> str:
+        name = f"{edge}.{kind}"
         self.shapes[name] = self.shapes[edge]
         if params is not None:
             self.quants[name] = params
