@@ -124,9 +124,9 @@ def saturation_advice(found: DiagnosedCheckpoint) -> str:
         return "No sum of these clips would change on a CPU without VNNI."
     return (
         f"On x86 CPUs without VNNI (SSE4.1, AVX2, early AVX-512) ONNX Runtime would give other codes in {len(changed)} "
-        f"of {len(found.diagnosis.saturation)} layers. LiteRT, numpy, ARM and CPUs with VNNI are not affected: run LiteRT there, or keep "
-        "weights within -64..64 (7 bits). session.x64quantprecision is no way out: it makes weights unsigned, for "
-        "which signed activations have no kernel."
+        f"of {len(found.diagnosis.saturation)} layers. LiteRT, numpy, ARM and CPUs with VNNI are not affected: run "
+        "LiteRT there, or keep weights within -64..64 (7 bits). session.x64quantprecision is no way out: it makes "
+        "weights unsigned, for which signed activations have no kernel."
     )
 
 

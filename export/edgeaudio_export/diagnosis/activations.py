@@ -13,7 +13,15 @@ import torch
 from torch.fx import Node
 
 from edgeaudio_export.calibration import StreamingHistogram
-from edgeaudio_export.diagnosis.layers import Layer, float_weight, in_graph_layout, is_weighted, quantized_weight
+from edgeaudio_export.diagnosis.layers import (
+    Layer,
+    float_bias,
+    float_weight,
+    in_graph_layout,
+    is_weighted,
+    quantized_bias,
+    quantized_weight,
+)
 from edgeaudio_export.diagnosis.rollout import Array, Probes, float_steps, integer_steps
 from edgeaudio_export.step_graph import StepGraph
 from edgeaudio_runtime.graph import IntegerGraph, Tensor
@@ -27,8 +35,8 @@ N_BINS = 512
 """Bins of a reported histogram, at most; half of them span the data at least."""
 
 CAUSES = ("weights", "input", "clipping", "rounding")
-"""What a layer's own error is made of: int8 weights; codes instead of real inputs; values beyond the ends of the
-output's range; steps between its codes."""
+"""What a layer's own error is made of: int8 weights and their bias; codes instead of real inputs; values beyond the
+ends of the output's range; steps between its codes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -175,9 +183,7 @@ class _Meter:
         self._kernel: Kernel = kernel(graph, layer.op)
         self._sources = [node for node in layer.node.args if isinstance(node, Node) and node.op != "get_attr"]
         self._quants = [graph.tensors[name].quant for name in layer.op.inputs[: len(self._sources)]]
-        self._weight: torch.Tensor | None = None
-        if is_weighted(layer):
-            self._weight = torch.from_numpy(quantized_weight(graph, layer, float_weight(step, layer).shape))
+        self._stored = stored_constants(step, graph, layer)
 
     def observe(self, real: Mapping[str, torch.Tensor], codes: Mapping[str, Array]) -> None:
         """One step of both networks."""
@@ -196,10 +202,8 @@ class _Meter:
             if quant is not None
         }
         self.causes["input"].add(value, self._recomputed({**real, **coarse}))
-        if self._weight is not None:
-            weight_node = self.layer.node.args[1]
-            assert isinstance(weight_node, Node)
-            self.causes["weights"].add(value, self._recomputed({**real, weight_node.name: self._weight}))
+        if self._stored:
+            self.causes["weights"].add(value, self._recomputed({**real, **self._stored}))
 
     def _recomputed(self, values: Mapping[str, torch.Tensor]) -> Array:
         """The layer in float, on these values of its arguments."""
@@ -207,6 +211,17 @@ class _Meter:
         operator: Any = node.target
         made = operator(*(values[a.name] if isinstance(a, Node) else a for a in node.args), **node.kwargs)
         return in_graph_layout(node, torch.relu(made) if self.layer.value is not node else made)
+
+
+def stored_constants(step: StepGraph, graph: IntegerGraph, layer: Layer) -> dict[str, torch.Tensor]:
+    """What weight and bias of the integer graph stand for, by the float nodes whose place they take."""
+    if not is_weighted(layer):
+        return {}
+    values = [quantized_weight(graph, layer, float_weight(step, layer).shape)]
+    if float_bias(step, layer) is not None:
+        values.append(quantized_bias(graph, layer))
+    nodes = [node for node in layer.node.args[1:3] if isinstance(node, Node)]
+    return {node.name: torch.from_numpy(value) for node, value in zip(nodes, values, strict=True)}
 
 
 def shares(ratios: Mapping[str, Ratio]) -> dict[str, float]:

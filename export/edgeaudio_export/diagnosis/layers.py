@@ -121,6 +121,12 @@ def quantized_weight(graph: IntegerGraph, layer: Layer, shape: tuple[int, ...]) 
     return np.ascontiguousarray(ordered.reshape(shape))
 
 
+def quantized_bias(graph: IntegerGraph, layer: Layer) -> Float32:
+    """What the bias of the integer graph stands for, float32 ``[O]``."""
+    tensor, data = graph.tensors[layer.op.inputs[2]], graph.constants[layer.op.inputs[2]]
+    return data.astype(np.float32) if tensor.quant is None else dequantize(data, tensor.quant)
+
+
 def channels_last(node: Node) -> bool:
     """Whether a float value is ``[N, T, C]``, as features are, and not ``[N, C, T]``, as states are."""
     if node.op == "placeholder":

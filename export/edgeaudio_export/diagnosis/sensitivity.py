@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgeaudio_export.diagnosis.activations import FEATURES, Ratio, through_codes
-from edgeaudio_export.diagnosis.layers import Layer, float_weight, is_weighted, pair_layers, quantized_weight
+from edgeaudio_export.diagnosis.activations import FEATURES, Ratio, stored_constants, through_codes
+from edgeaudio_export.diagnosis.layers import Layer, pair_layers
 from edgeaudio_export.diagnosis.rollout import Change, Probes, float_logits
 from edgeaudio_export.step_graph import Progress, StepGraph
 from edgeaudio_runtime.graph import IntegerGraph
@@ -74,8 +74,8 @@ def report_sensitivity(
 ) -> tuple[Sensitivity, ...]:
     """Measure the input and every layer on ``probes [N, T, n_features]``, in running order.
 
-    The layers are quantized with the parameters of ``graph`` inside the float network (weights and output through
-    their codes and back), so that any of them can be left out.
+    The layers are quantized with the parameters of ``graph`` inside the float network (weight, bias and output
+    through their codes and back), so that any of them can be left out.
     """
     changes = layer_changes(step, graph, layers)
     reference = float_logits(step, probes)
@@ -98,9 +98,7 @@ def layer_changes(step: StepGraph, graph: IntegerGraph, layers: Sequence[Layer])
     found = {FEATURES: _through(graph, graph.input, step.inputs[0])}
     for layer in layers:
         own = _through(graph, layer.tensor, layer.value.name)
-        if is_weighted(layer):
-            shape = float_weight(step, layer).shape
-            own[_weight_node(layer)] = _constant(torch.from_numpy(quantized_weight(graph, layer, shape)))
+        own |= {node: _constant(value) for node, value in stored_constants(step, graph, layer).items()}
         found[layer.name] = own
     return found
 
@@ -126,9 +124,3 @@ def _through(graph: IntegerGraph, tensor: str, node: str) -> dict[str, Change]:
 
 def _constant(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda _: weight
-
-
-def _weight_node(layer: Layer) -> str:
-    node = layer.node.args[1]
-    assert isinstance(node, torch.fx.Node)
-    return node.name
