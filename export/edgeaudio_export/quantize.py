@@ -20,7 +20,7 @@ from edgeaudio_export.pt2e import quantize_with_pt2e
 from edgeaudio_export.qdq import with_int32_biases
 from edgeaudio_export.quantization_plan import plan_quantization
 from edgeaudio_export.quantization_recipe import QuantizationRecipe
-from edgeaudio_export.step_graph import Features, Progress, export_step
+from edgeaudio_export.step_graph import Features, Progress, StepGraph, export_step
 from edgeaudio_export.verification import LoweringFacts, verify_lowering
 from edgeaudio_runtime.graph import IntegerGraph
 
@@ -51,6 +51,8 @@ class QuantizedNetwork:
     """Which path was taken."""
     recipe: QuantizationRecipe
     """Method and rules."""
+    step: StepGraph
+    """The float network that was quantized: batch norms folded, recovery steps done; what a diagnosis compares with."""
 
 
 def quantize_network(
@@ -114,4 +116,5 @@ def quantize_network(
         lowering=verify_lowering(graph, OnnxRunner(qdq, network), streams[0]),
         backend=backend,
         recipe=recipe,
+        step=step,
     )
