@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from edgeaudio_export.calibration.coverage import CoverageReport
     from edgeaudio_export.diagnosis.diagnosis import Diagnosis
     from edgeaudio_export.quantize import QuantizedNetwork
-    from edgeaudio_export.step_graph import StepGraph
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_models.training_data import TrainingData
     from edgeaudio_runtime.graph import IntegerGraph
@@ -66,17 +65,14 @@ def diagnose_checkpoint(
     from edgeaudio.exporting import quantize_checkpoint
     from edgeaudio_export.calibration.coverage import coverage
     from edgeaudio_export.diagnosis.diagnosis import diagnose
-    from edgeaudio_export.network import frozen_copy
-    from edgeaudio_export.step_graph import export_step
 
     quantized = quantize_checkpoint(checkpoint, data.train, choices)
     clips = spread(data.validation.waveforms, n_clips)
     with one_torch_thread():
-        step = export_step(frozen_copy(checkpoint.module))
         say(f"diagnosing {checkpoint.name} on {len(clips)} validation clips")
         with progress_bar("layers") as progress:
             diagnosis = diagnose(
-                step,
+                quantized.step,
                 quantized.graph,
                 clip_features(checkpoint, clips),
                 method=quantized.calibration.spec.method,
@@ -86,8 +82,8 @@ def diagnose_checkpoint(
             )
         say("probing the calibrated ranges")
         conditions = probe_conditions(checkpoint.features, clips, step_frames=checkpoint.module.step_frames)
-        params = group_params(step, quantized.graph, diagnosis)
-        covered = coverage(step, quantized.calibration, conditions, params=params)
+        params = group_params(quantized.graph, diagnosis)
+        covered = coverage(quantized.step, quantized.calibration, conditions, params=params)
     return DiagnosedCheckpoint(
         name=checkpoint.name,
         choices=_said(quantized),
@@ -123,7 +119,7 @@ def artifacts(graph: IntegerGraph) -> dict[str, bytes]:
     return found
 
 
-def group_params(step: StepGraph, graph: IntegerGraph, diagnosis: Diagnosis) -> dict[str, QuantParams]:
+def group_params(graph: IntegerGraph, diagnosis: Diagnosis) -> dict[str, QuantParams]:
     """Quantization of every activation group that has codes, by its name."""
     named = {layer.group: graph.tensors[layer.tensor.tensor].quant for layer in diagnosis.layers}
     return {group: quant for group, quant in named.items() if quant is not None}
@@ -133,7 +129,8 @@ def _said(quantized: QuantizedNetwork) -> dict[str, Any]:
     facts = quantized.calibration.facts()
     return {
         "backend": quantized.backend,
-        "method": "static_w8a8",
+        "method": quantized.recipe.method,
+        "recipe": quantized.recipe.to_dict(),
         "calibration": facts.method,
         "calibration_clips": facts.clips,
     }

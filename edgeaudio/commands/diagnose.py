@@ -9,6 +9,8 @@ import click
 
 from edgeaudio.commands.options import PathType, cache_option, command_line, echo_json, force_option, json_option
 from edgeaudio.progress import progress_bar, say
+from edgeaudio_export.calibration import METHODS
+from edgeaudio_export.quantization_recipe import METHODS as QUANTIZATION_METHODS
 
 if TYPE_CHECKING:
     from edgeaudio.diagnosing import DiagnosedCheckpoint
@@ -21,7 +23,11 @@ DEFAULT_CLIPS = 64
 @click.argument("model", type=PathType)
 @click.option("--data", "folder", type=PathType, help="Corpus, for a recipe that trains on recordings.")
 @click.option("--backend", type=click.Choice(["pt2e", "onnxruntime"]), default="pt2e", show_default=True)
-@click.option("--calibration", help="How ranges are chosen; default: the recipe's.")
+@click.option("--recipe", type=PathType, help="TOML file that says how to quantize: method, calibration, layers.")
+@click.option(
+    "--method", type=click.Choice(QUANTIZATION_METHODS), help="Method; default: the recipe's, or static_w8a8."
+)
+@click.option("--calibration", type=click.Choice(METHODS), help="How ranges are chosen; default: the recipe's.")
 @click.option(
     "--clips", type=click.IntRange(min=1), default=DEFAULT_CLIPS, show_default=True, help="Validation clips to look at."
 )
@@ -62,21 +68,31 @@ def diagnose(
 
 
 def run_diagnosis(
-    model: Path, folder: Path | None, *, cache: Path | None, n_clips: int, command: str, **choices: Any
+    model: Path,
+    folder: Path | None,
+    *,
+    recipe: Path | None = None,
+    cache: Path | None = None,
+    n_clips: int = DEFAULT_CLIPS,
+    command: str,
+    **choices: Any,
 ) -> DiagnosedCheckpoint:
-    """Load the checkpoint and the clips of its recipe, then diagnose."""
+    """Load the checkpoint and the clips of its recipe, then diagnose; ``recipe`` is one for quantization."""
     from edgeaudio.diagnosing import diagnose_checkpoint
     from edgeaudio.exporting import ExportChoices
+    from edgeaudio_export.quantization_recipe import load_quantization_recipe
     from edgeaudio_models.checkpoint import load_checkpoint
     from edgeaudio_models.corpora import default_cache_folder
     from edgeaudio_models.recipe_data import load_training_data
 
+    quantization = None if recipe is None else load_quantization_recipe(recipe)
     checkpoint = load_checkpoint(model)
     with progress_bar("loading clips") as progress:
         data = load_training_data(
             checkpoint.recipe, data_folder=folder, cache_folder=cache or default_cache_folder(), progress=progress
         )
-    return diagnose_checkpoint(checkpoint, data, ExportChoices(**choices), n_clips=n_clips, command=command)
+    choice = ExportChoices(quantization=quantization, **choices)
+    return diagnose_checkpoint(checkpoint, data, choice, n_clips=n_clips, command=command)
 
 
 def _write_page(output: Path, found: DiagnosedCheckpoint, *, force: bool) -> None:

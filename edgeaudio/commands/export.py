@@ -28,6 +28,9 @@ from edgeaudio_export.quantization_recipe import METHODS as QUANTIZATION_METHODS
     "--percentile", type=float, help="Share that --calibration percentile covers, in percent; default: 99.99."
 )
 @click.option("--clips", type=click.IntRange(min=1), help="Number of calibration clips; default: the recipe's.")
+@click.option(
+    "--max-drop", type=float, help="Raise the fewest layers until at most this many points of accuracy are lost."
+)
 @cache_option
 @force_option
 @json_option
@@ -52,6 +55,7 @@ def run_export(
     recipe: Path | None = None,
     cache: Path | None = None,
     force: bool = False,
+    max_drop: float | None = None,
     **choices: Any,
 ) -> dict[str, Any]:
     """Load the checkpoint and the clips of its recipe, then export; ``recipe`` is one for quantization."""
@@ -69,11 +73,9 @@ def run_export(
         data = load_training_data(
             checkpoint.recipe, data_folder=folder, cache_folder=cache or default_cache_folder(), progress=progress
         )
-    return export_bundle(
-        checkpoint,
-        data.train,
-        list(data.validation.waveforms),
-        output,
-        choices=ExportChoices(quantization=quantization, **choices),
-        force=force,
-    )
+    chosen = ExportChoices(quantization=quantization, **choices)
+    if max_drop is not None:
+        from edgeaudio.precision import choose_precision
+
+        chosen, _ = choose_precision(checkpoint, data, chosen, max_drop=max_drop)
+    return export_bundle(checkpoint, data.train, list(data.validation.waveforms), output, choices=chosen, force=force)
