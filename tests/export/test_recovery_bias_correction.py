@@ -18,7 +18,7 @@ from edgeaudio_export.errors import ExportError
 from edgeaudio_export.network import frozen_copy
 from edgeaudio_export.quantization_recipe import QuantizationRecipe
 from edgeaudio_export.recovery.bias_correction import correct_biases
-from edgeaudio_export.recovery.layers import layers_of
+from edgeaudio_export.recovery.layers import layers_of, with_weights
 from edgeaudio_export.recovery.simulation import Simulation
 from edgeaudio_export.step_graph import StepGraph, export_step
 
@@ -71,8 +71,6 @@ def test_only_biases_change(corrected: Any, steps: dict[str, StepGraph]) -> None
 def test_another_reference_is_what_counts(steps: dict[str, StepGraph], streams: list[Any], corrected: Any) -> None:
     # Starting from biases that are off, with the untouched network as reference, the same means are met.
     off, _ = corrected
-    from edgeaudio_export.recovery.layers import with_weights
-
     worse = with_weights(off, {"conv1d": (layers_of(off)["conv1d"].weight, layers_of(off)["conv1d"].bias + 0.5)})
     _, facts = correct_biases(worse, streams, reference=steps["Keyword"], recipe=MINMAX)
     assert facts.layers[0].shift_before > 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -133,8 +134,6 @@ def test_input_factors_meet_grouped_weights_where_a_convolution_reads_them() -> 
     # A convolution of the factors themselves, spread by torch: weights 1 where input i is read, times its factor.
     convolution = nn.Conv1d(6, 4, 1, groups=2, bias=False)
     layer = next(iter(layers_of(step_of(Plain())).values()))
-    from dataclasses import replace
-
     grouped = replace(layer, weight=torch.ones_like(convolution.weight).detach(), groups=2)
     factors = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
     scaled = grouped.weight * spread_inputs(factors, grouped)

@@ -19,7 +19,8 @@ from edgeaudio_export.errors import ExportError
 from edgeaudio_export.network import frozen_copy
 from edgeaudio_export.quantization_recipe import QuantizationRecipe
 from edgeaudio_export.recovery.layers import layers_of
-from edgeaudio_export.recovery.rounding import RoundingSpec, SoftRounding, round_weights
+from edgeaudio_export.recovery.rounding import RoundingSpec, round_weights
+from edgeaudio_export.recovery.soft_rounding import SoftRounding
 from edgeaudio_export.step_graph import StepGraph, export_step
 
 MINMAX = QuantizationRecipe(calibration=CalibrationSpec(method="minmax"))

@@ -17,8 +17,8 @@ from edgeaudio_export.step_graph import StepGraph
 from edgeaudio_export.ties import Ties
 
 _SWAPS = frozenset({"aten.transpose.int", "aten.permute.default"})
-_ALONG_AN_AXIS = {"aten.cat.default": 1, "aten.slice.Tensor": 1}
-"""Operations along one axis, and where that axis stands among the arguments."""
+_ALONG_AN_AXIS = frozenset({"aten.cat.default", "aten.slice.Tensor"})
+"""Operations along one axis, which is their second argument; 0 where it is left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +94,7 @@ def _fixes_scale(
     if node.name in (step.inputs[0], step.outputs[0]) or operator in operations.FREE or operator in operations.FIXED:
         return True
     if operator in _ALONG_AN_AXIS:
-        position = _ALONG_AN_AXIS[operator]
-        along = node.args[position] if len(node.args) > position else 0
+        along = node.args[1] if len(node.args) > 1 else 0
         if along % 3 == axes[node.name]:  # type: ignore[operator]
             return True
     readers = [user for user in node.users if user.op == "call_function" and user.name not in members]

@@ -26,16 +26,14 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from edgeaudio_export.calibration import WEIGHT_LEVELS
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.quantization_recipe import QuantizationRecipe
-from edgeaudio_export.recovery.layers import Layer, layers_of, per_output, scales_of, with_weights
+from edgeaudio_export.recovery.layers import Layer, layers_of, per_output, with_weights
 from edgeaudio_export.recovery.simulation import Simulation, clip_batches, plan_for
+from edgeaudio_export.recovery.soft_rounding import SoftRounding
 from edgeaudio_export.step_graph import Features, Progress, StepGraph
 from edgeaudio_runtime.quantization import QuantParams
 
-STRETCH_LOW, STRETCH_HIGH = -0.1, 1.1
-"""The sigmoid is stretched to these ends and clipped to [0, 1], so that 0 and 1 are reached (equation 23)."""
 BETA_START, BETA_END = 20.0, 2.0
 """The regularizer's exponent is annealed from the first, which leaves weights free, to the second."""
 WARM_UP = 0.2
@@ -210,50 +208,6 @@ def round_layer(
         error_after=float(error.sum() / power),
     )
     return weight, fact
-
-
-class SoftRounding:
-    """Weights between the two codes around them: ``scale * (floor(w / scale) + h(v))`` (equation 22)."""
-
-    def __init__(self, weight: Tensor, *, per_channel: bool) -> None:
-        self._weight = weight
-        self._scale = scales_of(weight, per_channel=per_channel)
-        self._floor = torch.floor(weight / self._scale)
-        rest = (weight / self._scale - self._floor).clamp(0.01, 0.99)
-        self.variable = -torch.log((STRETCH_HIGH - STRETCH_LOW) / (rest - STRETCH_LOW) - 1.0)
-        self.variable.requires_grad_(True)
-        rows = weight.abs().reshape(len(weight) if per_channel else 1, -1)
-        largest = per_output(rows.amax(dim=1), weight)
-        self._on_grid = largest >= (WEIGHT_LEVELS - 0.5) * self._scale
-        """Channels whose scale comes from their own largest weight, which then has to stay."""
-        self._pinned = self._on_grid & (weight.abs() == largest)
-        self._largest = largest
-
-    def shares(self) -> Tensor:
-        """``h(v)``: how far up each weight is, 0 to 1."""
-        return torch.clamp(torch.sigmoid(self.variable) * (STRETCH_HIGH - STRETCH_LOW) + STRETCH_LOW, 0.0, 1.0)
-
-    def soft(self) -> Tensor:
-        """Weights with their present shares; differentiable."""
-        return self._valued(self._floor + self.shares())
-
-    def hard(self) -> Tensor:
-        """Every weight on the side that it leans to."""
-        return self._valued(self._floor + (self.shares() >= 0.5))
-
-    def nearest(self) -> Tensor:
-        """Every weight on the code closest to it."""
-        return self._valued(torch.round(self._weight / self._scale))
-
-    def regularizer(self, beta: float) -> Tensor:
-        """``sum(1 - |2 h - 1|**beta)`` (equation 24): 0 where every weight is on one side."""
-        return (1.0 - (2.0 * self.shares() - 1.0).abs().pow(beta)).sum()
-
-    def _valued(self, codes: Tensor) -> Tensor:
-        values = torch.clamp(codes, -WEIGHT_LEVELS, WEIGHT_LEVELS) * self._scale
-        # 127 * scale may be a float above the weight the scale came from: then the scale would be another.
-        bounded = torch.minimum(torch.maximum(values, -self._largest), self._largest)
-        return torch.where(self._pinned, self._weight, torch.where(self._on_grid, bounded, values))
 
 
 def _optimize(
