@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAX_WHEEL_BYTES = 150_000
+NATIVE = "edgeaudio_runtime/native_front_end.so"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 NUMPY_ALONE = """
@@ -83,16 +84,26 @@ def builder() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runtime's wheel, built without isolation (hatchling is part of the dev extra)."""
-    place = tmp_path_factory.mktemp("wheel")
+def build_wheel(place: Path, **environment: str) -> Path:
     source = place / "source"
     shutil.copytree(
         ROOT / "runtime", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "dist", "build")
     )
-    checked([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist", source])
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist", source]
+    checked(command, env={**os.environ, **environment})
     return next((place / "dist").glob("edgeaudio_runtime-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runtime's wheel, built without isolation (hatchling is part of the dev extra)."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def pure_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that is built where the compiler fails."""
+    return build_wheel(tmp_path_factory.mktemp("pure_wheel"), CC="false")
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +131,37 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(
     assert tops == {"edgeaudio_runtime", next(top for top in tops if top.endswith(".dist-info"))}
     assert "edgeaudio_runtime/py.typed" in names
     assert any(name.endswith("/LICENSE") for name in names)
-    assert all(name.endswith((".py", "py.typed")) for name in names if name.startswith("edgeaudio_runtime/"))
+    others = {
+        name for name in names if not name.endswith((".py", "py.typed")) and name.startswith("edgeaudio_runtime/")
+    }
+    assert others == (set() if "none-any" in wheel.name else {NATIVE})
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
     assert required == ["Requires-Dist: numpy>=1.26"]
+
+
+def front_end_of(scripts: Path, bundle: Path) -> str:
+    info = json.loads(checked([scripts / "edgeaudio-run", bundle, "--info", "--json"]))
+    return str(info["front_end"])
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_native_front_end_and_uses_it(wheel: Path, numpy_bundle: Path, tmp_path: Path) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    assert wheel.stem.startswith("edgeaudio_runtime-0.1.0-py3-none-")
+    assert not wheel.stem.endswith("-any")
+    scripts = install(Path(sys.executable), tmp_path / "venv", wheel)
+    assert front_end_of(scripts, numpy_bundle) == "native"
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_wheel_is_pure_and_works(pure_wheel: Path, numpy_bundle: Path, tmp_path: Path) -> None:
+    assert pure_wheel.name == "edgeaudio_runtime-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(pure_wheel) as archive:
+        assert NATIVE not in archive.namelist()
+    scripts = install(Path(sys.executable), tmp_path / "venv", pure_wheel)
+    assert front_end_of(scripts, numpy_bundle) == "numpy"
+    assert self_test(scripts, numpy_bundle, "auto")["passed"]
 
 
 @pytest.fixture(params=PYTHONS)

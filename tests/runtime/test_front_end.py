@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import tracemalloc
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from edgeaudio_runtime import frame_transform
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec, MelSpec
-from edgeaudio_runtime.front_end import BLOCK_FRAMES, FrontEnd, compute_features
+from edgeaudio_runtime.front_end import BLOCK_FRAMES, FrontEnd, compute_features, front_end_in_use
 from edgeaudio_runtime.presets import LOG_MEL, MLPERF_STREAMING_WAKEWORD, PRESETS, WINDOWED_PRESETS, preset
 
 ODD_SPECS = {
@@ -41,6 +42,16 @@ def _stream(front_end: FrontEnd, samples: np.ndarray, sizes: list[int], multiple
     parts.append(front_end.process(samples[position:]))
     parts.append(front_end.flush(multiple_of))
     return np.concatenate(parts)
+
+
+@pytest.fixture(autouse=True, scope="module", params=["auto", "numpy"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test here with what this installation has, and with numpy where that is C."""
+    if request.param == "numpy" and front_end_in_use(LOG_MEL) == "numpy":
+        pytest.skip("this installation has the numpy front end alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEAUDIO_FRONT_END", request.param)
+        yield request.param
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -186,9 +197,9 @@ def test_memory_does_not_grow_with_time() -> None:
 
 
 def test_the_public_rfft_gives_the_bits_of_the_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = compute_features(LOG_MEL, _noise(8000))
+    fast = compute_features(LOG_MEL, _noise(8000), implementation="numpy")
     monkeypatch.setattr(frame_transform, "RFFT", frame_transform.public_rfft)
-    assert np.array_equal(compute_features(LOG_MEL, _noise(8000)), fast)
+    assert np.array_equal(compute_features(LOG_MEL, _noise(8000), implementation="numpy"), fast)
 
 
 def test_float32_beyond_full_scale_is_neither_clipped_nor_rescaled() -> None:

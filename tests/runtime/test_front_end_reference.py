@@ -3,14 +3,26 @@
 import csv
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgeaudio_runtime.front_end import compute_features
+from edgeaudio_runtime.front_end import compute_features, front_end_in_use
 from edgeaudio_runtime.presets import KALDI80, MLPERF_STREAMING_WAKEWORD, MLPERF_TINY_KWS, preset, windowed_preset
+
+
+@pytest.fixture(autouse=True, scope="module", params=["auto", "numpy"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every reference against what this installation has, and against numpy where that is C."""
+    if request.param == "numpy" and front_end_in_use(preset("log_mel")) == "numpy":
+        pytest.skip("this installation has the numpy front end alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEAUDIO_FRONT_END", request.param)
+        yield request.param
+
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "front_end"
 
