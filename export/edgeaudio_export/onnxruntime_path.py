@@ -69,7 +69,11 @@ def quantize_with_onnxruntime(
         model = onnx.version_converter.convert_version(model, OPSET_INT16)
     ties = EdgeTies(model)
     params = params_of_edges(model, ties, step, plan)
-    overrides = {edge: [_override(params.get(edge, _PLACEHOLDER))] for edge in ties.edges}
+    # A Transpose writes the codes it reads, so logits behind one need parameters that their whole group has.
+    spare = {ties.leader(edge): found for edge, found in params.items()}
+    overrides = {
+        edge: [_override(params.get(edge) or spare.get(ties.leader(edge), _PLACEHOLDER))] for edge in ties.edges
+    }
     overrides.update(_weight_overrides(model, plan.recipe.per_channel))
     qdq = _quantize(model, overrides, step, plan.recipe.per_channel)
     qdq = without_codes(qdq, model, frozenset(ties.edges) - frozenset(params))
