@@ -10,6 +10,7 @@ import pytest
 
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.graph import Op, StateSpec, Tensor
+from edgeaudio_runtime.graph_constants import with_widened_constants
 from edgeaudio_runtime.graph_shapes import check_shapes
 from edgeaudio_runtime.quantization import QuantParams
 from tests.graph_builders import GraphBuilder
@@ -129,3 +130,58 @@ def one_op(
 def test_operations_that_do_not_fit_are_refused(graph: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         check_shapes(graph())
+
+
+def widened(data: Any, quant: QuantParams | None = None, **changes: Any) -> Any:
+    """A float pointwise convolution of 3 channels whose weight is stored as ``data``."""
+    g = GraphBuilder()
+    x = g.activation("features", (1, 1, 1, 3), None)
+    g.constant("stored", data, quant)
+    g.constant("bias", np.zeros(2, np.float32))
+    weight = g.op("dequantize", ("stored",), data.shape, None)
+    graph = g.build(g.op("conv", (x, weight, "bias"), (1, 1, 1, 2), None))
+    return replace(graph, **changes)
+
+
+def test_weights_of_float_islands_may_be_stored_narrow() -> None:
+    real = np.arange(6, dtype=np.float16).reshape(2, 1, 1, 3)
+    check_shapes(widened(real))
+    check_shapes(widened(real.astype(np.int8), QuantParams(scale=(0.5, 0.25), axis=0)))
+    folded = with_widened_constants(widened(real.astype(np.int8), QuantParams(scale=(0.5, 0.25), axis=0)))
+    assert [op.kind for op in folded.ops] == ["conv"]
+    assert set(folded.constants) == {"bias", "dequantize_0"}
+    assert folded.constants["dequantize_0"].ravel().tolist() == [0, 0.5, 1, 0.75, 1, 1.25]
+    assert with_widened_constants(folded) is folded
+
+
+def test_narrow_tensors_in_the_wrong_place_are_refused() -> None:
+    real = np.zeros((2, 1, 1, 3), np.float16)
+    with pytest.raises(SpecError, match="'stored' must be per tensor or along axis 0"):
+        check_shapes(widened(real.astype(np.int8), QuantParams(scale=(0.5, 0.25, 0.1), axis=3)))
+    graph = widened(real)
+    conv = replace(graph.ops[1], inputs=("features", "stored", "bias"))
+    with pytest.raises(SpecError, match=r"\['stored'\] are float16; widen them with dequantize first"):
+        check_shapes(replace(graph, ops=(graph.ops[0], conv)))
+    tensors = {**graph.tensors, "features": Tensor(name="features", shape=(1, 1, 1, 3), dtype="float16")}
+    with pytest.raises(SpecError, match=r"\['features'\] are float16 and no constants; compute in float32"):
+        replace(graph, tensors=tensors)
+
+
+def test_int16_activations_have_zero_point_0() -> None:
+    quant = QuantParams(scale=(0.1,), zero_point=5, dtype="int16")
+    g = GraphBuilder()
+    g.activation("features", (1, 2, 1, 3), quant)
+    graph = g.build(g.op("relu", ("features",), (1, 2, 1, 3), quant))
+    with pytest.raises(SpecError, match="zero_point=5 of int16 'features' must be 0"):
+        check_shapes(graph)
+
+
+def test_a_float_weight_does_not_go_with_codes() -> None:
+    g = GraphBuilder()
+    x = g.activation("features", (1, 1, 1, 3), QUANT)
+    g.constant("weight", np.zeros((2, 1, 1, 3), np.float32))
+    g.constant("bias", np.zeros(2, np.float32))
+    for quant in (QUANT, None):
+        graph = replace(g.build(g.op("conv", (x, "weight", "bias"), (1, 1, 1, 2), quant)), ops=tuple(g.ops[-1:]))
+        with pytest.raises(SpecError, match=r"must be int8 and int32|mix codes and float32"):
+            check_shapes(graph)

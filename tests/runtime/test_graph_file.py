@@ -16,9 +16,11 @@ from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.errors import BundleError, SpecError
 from edgeaudio_runtime.graph_file import ALIGNMENT, graph_to_bytes, load_graph, save_graph
 from tests.graph_builders import random_codes, residual_graph
+from tests.precision_graphs import method_graph
 
 GRAPH = residual_graph(channels=8, blocks=1, window=10, n_features=6, n_labels=3)
 DESCRIPTION, BLOB = graph_to_bytes(GRAPH)
+METHODS = ("static_w8a16", "float32", "float16", "weight_only_w8", "mixed")
 
 Document = dict[str, Any]
 
@@ -37,6 +39,32 @@ def test_a_graph_survives_the_disk_exactly(tmp_path: Path) -> None:
     assert all(np.array_equal(loaded.constants[name], data) for name, data in GRAPH.constants.items())
     codes = random_codes((40, 6))
     assert np.array_equal(NumpyProgram(loaded).session().run(codes), NumpyProgram(GRAPH).session().run(codes))
+
+
+def test_a_graph_says_the_oldest_version_that_runs_it() -> None:
+    versions = {method: json.loads(graph_to_bytes(method_graph(GRAPH, method))[0])["version"] for method in METHODS}
+    assert versions == dict.fromkeys(METHODS, 2)
+    assert json.loads(DESCRIPTION)["version"] == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_graphs_of_every_precision_survive_the_disk(method: str) -> None:
+    graph = method_graph(GRAPH, method)
+    description, blob = graph_to_bytes(graph)
+    loaded = load_graph(description, blob)
+    assert dict(loaded.tensors) == graph.tensors
+    assert all(
+        np.array_equal(loaded.constants[name], data) and loaded.constants[name].dtype == data.dtype
+        for name, data in graph.constants.items()
+    )
+    codes = random_codes((40, 6), dtype=graph.input_tensor.dtype)
+    assert np.array_equal(NumpyProgram(loaded).session().run(codes), NumpyProgram(graph).session().run(codes))
+
+
+def test_float16_halves_the_weights() -> None:
+    sizes = {method: len(graph_to_bytes(method_graph(GRAPH, method))[1]) for method in ("float32", "float16")}
+    n_weights = sum(data.size for data in GRAPH.constants.values() if data.ndim == 4)
+    assert abs(sizes["float32"] - sizes["float16"] - 2 * n_weights) < ALIGNMENT * len(GRAPH.constants)
 
 
 def test_equal_graphs_give_equal_files() -> None:

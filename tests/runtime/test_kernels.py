@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,43 @@ def test_relu_and_clamp_act_on_codes() -> None:
 def test_requantize_changes_parameters() -> None:
     source, target = QuantParams(scale=(0.5,), zero_point=1), QuantParams(scale=(1.0,), zero_point=-2)
     assert run(one_input("requantize", (1, 1, 1, 3), source, target), codes(5, 4, 1)).ravel().tolist() == [0, 0, -2]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_requantize_between_int8_and_int16_takes_ties_away_from_zero(rule: str) -> None:
+    # 5, 3 and -3 of scale 1/2 are 2.5, 1.5 and -1.5; gemmlowp's rounding shift takes ties away from zero, where a
+    # multiplier of 1/2 needs no shift: its doubled high product rounds half up.
+    source, target = QuantParams(scale=(0.5,), dtype="int16"), QuantParams(scale=(1.0,), zero_point=10)
+    x = np.array([5, 3, -3, 30000], np.int16).reshape(1, 1, 1, 4)
+    graph = replace(one_input("requantize", (1, 1, 1, 4), source, target), requantization=rule)
+    assert run(graph, x).ravel().tolist() == [13, 12, 9, 127]
+    quarter = QuantParams(scale=(0.25,), zero_point=2)
+    up = replace(
+        one_input("requantize", (1, 1, 1, 4), quarter, QuantParams(scale=(1.0,), dtype="int16")), requantization=rule
+    )
+    assert run(up, codes(12, -8, 6, 2)).ravel().tolist() == [3, -3, 1, 0]
+
+
+def test_mul_of_int16_codes_is_their_exact_product_scaled() -> None:
+    # 20,000 * 30,000 * 2**-30 / 2**-15 = 18310.55, and (-1) * (-1) is one code more than there are.
+    quant = QuantParams(scale=(2.0**-15,), dtype="int16")
+    x, y = (np.array(values, np.int16).reshape(1, 1, 1, 3) for values in ((20000, -32768, 7), (30000, -32768, 0)))
+    assert run(two_inputs("mul", quant, quant, quant), x, y).ravel().tolist() == [18311, 32767, 0]
+
+
+def test_softmax_of_int16_codes_follows_the_real_function() -> None:
+    source, target = QuantParams(scale=(0.001,), dtype="int16"), QuantParams(scale=(1 / 32768,), dtype="int16")
+    x = np.array([2000, -500, 0], np.int16).reshape(1, 1, 1, 3)
+    reals = [math.exp(code * source.scale[0]) for code in (2000, -500, 0)]
+    expected = [round(value / sum(reals) * 32768) for value in reals]
+    assert run(one_input("softmax", (1, 1, 1, 3), source, target), x).ravel().tolist() == expected
+
+
+def test_mean_of_int16_codes_over_frequency() -> None:
+    same = QuantParams(scale=(1.0,), dtype="int16")
+    x = np.array([[30000, -9], [30001, -9], [30003, -12]], np.int16).reshape(1, 1, 3, 2)
+    # Sums 90004 and -30; a third in 15 bits is 21845 / 2**16, which makes 30000.87 of what would be 30001.33.
+    assert run(one_input("mean_frequency", (1, 1, 1, 2), same, same), x).ravel().tolist() == [30001, -10]
 
 
 def test_quantize_and_dequantize_cross_the_border() -> None:

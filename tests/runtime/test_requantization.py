@@ -141,6 +141,17 @@ def test_fp32_rule_rounds_every_step_to_float32(
     assert int(bound(np.array([acc]))[0]) == expected
 
 
+@pytest.mark.parametrize("rule", ["fp32", "tflm", "single"])
+@given(acc=st.integers(-(2**40), 2**40), scale=st.floats(2.0**-14, 1.0, width=32))
+def test_every_rule_requantizes_int16_activations_alike(rule: str, acc: int, scale: float) -> None:
+    output = QuantParams(scale=(1.0,), dtype="int16")
+    mantissa, exponent = reference_fixed_point(scale)
+    reduced = (mantissa + 2**15) // 2**16 if mantissa < 0x7FFF0000 else 0x7FFF
+    expected = (Fraction(acc * reduced) * Fraction(2) ** (exponent - 15) + Fraction(1, 2)).__floor__()
+    bound = requantizer(rule, scale_in=scale, scale_weight=1.0, output=output, wide=True)
+    assert int(bound(np.array([acc]))[0]) == min(max(expected, -32768), 32767)
+
+
 def test_rules_disagree_where_they_should() -> None:
     # Multiplier 1/2: 2.5 is a tie; fp32 takes it to even, the fixed-point rules up.
     params = QuantParams(scale=(1.0,))
