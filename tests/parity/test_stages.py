@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from edgeaudio.parity.stages import compare_codes, compare_reals, compare_sequences, compare_sqnr, sqnr_db
+from edgeaudio.parity.stages import (
+    compare_codes,
+    compare_reals,
+    compare_sequences,
+    compare_sqnr,
+    compare_tolerant,
+    sqnr_db,
+)
 from edgeaudio_runtime.errors import ParityError
+from edgeaudio_runtime.quantization import QuantParams
+from edgeaudio_runtime.tolerances import EXACT, CodeTolerance, code_tolerance
 
 A = np.array([[0, 10, -128, 127]], dtype=np.int8)
 B = np.array([[1, 10, 127, 127]], dtype=np.int8)
@@ -18,6 +27,28 @@ def test_code_distances_do_not_wrap() -> None:
 def test_an_allowed_share_of_codes_may_differ() -> None:
     assert compare_codes("x", ("a", A), ("b", B), allowed_lsb=1, allowed_share=0.25).passed
     assert not compare_codes("x", ("a", A), ("b", B), allowed_lsb=1, allowed_share=0.24).passed
+
+
+def test_a_tolerance_bounds_both_the_largest_difference_and_the_share() -> None:
+    near = np.array([[1, 10, -126, 127]], dtype=np.int8)
+    stage = compare_tolerant("x", ("a", A), ("b", near), CodeTolerance(lsb=2, share=0.5))
+    assert (stage.mismatches, stage.max_lsb, stage.passed) == (2, 2, True)
+    assert stage.tolerance == "none off by more than 2, at most 50 % off"
+    assert not compare_tolerant("x", ("a", A), ("b", near), CodeTolerance(lsb=1, share=0.5)).passed
+    assert not compare_tolerant("x", ("a", A), ("b", near), CodeTolerance(lsb=2, share=0.25)).passed
+    free = compare_tolerant("x", ("a", A), ("b", near), CodeTolerance(lsb=2, share=1.0))
+    assert (free.passed, free.tolerance) == (True, "none off by more than 2")
+    exact = compare_tolerant("x", ("a", A), ("b", A), EXACT)
+    assert (exact.passed, exact.tolerance) == (True, "exact")
+    assert not compare_tolerant("x", ("a", A), ("b", near), EXACT).passed
+
+
+def test_tolerances_follow_the_type_of_the_logits() -> None:
+    narrow, wide = QuantParams(scale=(0.1,)), QuantParams(scale=(0.1,), dtype="int16")
+    assert code_tolerance(wide, exact=True) == EXACT
+    assert code_tolerance(narrow, exact=False) == CodeTolerance(lsb=3, share=0.5)
+    # A quarter of what an int8 code of the same range covers.
+    assert code_tolerance(wide, exact=False) == CodeTolerance(lsb=256 // 4, share=1.0)
 
 
 def test_nan_is_a_mismatch() -> None:
