@@ -1,4 +1,4 @@
-"""Bundles of every method: which artifacts they get, what is said about the rest, and that every engine proves itself."""
+"""Bundles of every method: their artifacts, what is said about those they lack, and proof on every engine."""
 
 from __future__ import annotations
 
