@@ -163,8 +163,8 @@ class KeywordDetector:
         keywords = np.flatnonzero(np.isfinite(row))
         self._keywords = frozenset(keywords.tolist())
         # With this much added to the keywords, an output whose largest code is a background label's is quiet.
-        self._handicap = np.zeros(len(labels), dtype=np.intp)
-        self._handicap[keywords] = quiet_lead(output_quant, min(row.min(), 1.0))
+        self._handicap = np.zeros((self._block, len(labels)), dtype=np.intp)
+        self._handicap[:, keywords] = quiet_lead(output_quant, min(row.min(), 1.0))
         self.reset()
 
     def reset(self) -> None:
@@ -229,7 +229,7 @@ class KeywordDetector:
     def _hear(self, codes: Codes, activity: Activity) -> list[KeywordEvent]:
         n = len(codes)
         self._activity.extend(len(activity))[:] = activity
-        leading = np.add(codes, self._handicap, self._codes.extend(n)).argmax(1).tolist()
+        leading = np.add(codes, self._handicap[:n], self._codes.extend(n)).argmax(1).tolist()
         if not self._keywords.isdisjoint(leading):
             self._n_quiet = -n
         elif self._is_idle and self._n_quiet >= self._n_smoothing - 1:
@@ -257,7 +257,7 @@ class KeywordDetector:
     def _catch_up(self, n: int) -> None:
         """Compute the probabilities of the newest ``n`` outputs, and of those before them that were left out."""
         n_missing = min(self._n_behind, self._n_probs) + n
-        codes = self._codes.last(n_missing) - self._handicap
+        codes = self._codes.last(n_missing) - self._handicap[0]
         for first in range(0, n_missing, self._block):
             block = codes[first : first + self._block]
             self._softmax(block, out=self._probs.extend(len(block)))
