@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Generator
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the page of a sweep needs matplotlib: pip install 'edgeaudio[plots]'")
 
+from edgeaudio.plots import interval_plot
 from edgeaudio.sweep import run as sweep_run
 from edgeaudio.sweep.hearings import last_logits
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
-from edgeaudio_runtime.errors import EdgeAudioError
+from edgeaudio_runtime.errors import EdgeAudioError, SpecError
 from edgeaudio_runtime.quantization import quantize
 
 pytestmark = pytest.mark.slow
@@ -181,6 +183,21 @@ def test_a_folder_of_something_else_is_left_alone(run: Any, face: Any, tmp_path:
     assert "holds something other than a sweep of this checkpoint; give another --output or --force" in plain.stderr
     assert "holds something other than a sweep, which --force does not replace; remove it first" in forced.stderr
     assert (tmp_path / "mine" / "letter.txt").read_text("utf-8") == "dear reader"
+
+
+def test_an_interval_is_drawn_as_wide_as_it_is() -> None:
+    svg = interval_plot(["first", "second"], [1.0, -1.0], [(0.0, 4.0), (-2.0, 0.0)], x_label="points")
+    assert "first" in svg
+    paths = re.findall(r'<path d="M ([^"]+?)"[^>]*clip-path[^>]*stroke: #0072b2', svg)
+    ends = [[float(number) for number in re.findall(r"-?[0-9.]+", path)] for path in paths]
+    widths = [end[2] - end[0] for end in ends if len(end) == 4]
+    assert len(widths) == 2
+    assert widths[0] == pytest.approx(2 * widths[1], rel=1e-3)
+
+
+def test_an_interval_for_each_label_or_a_refusal() -> None:
+    with pytest.raises(SpecError, match="1 values and 2 intervals for 2 labels; give one of each for each label"):
+        interval_plot(["a", "b"], [1.0], [(0.0, 1.0), (0.0, 1.0)], x_label="points")
 
 
 @pytest.mark.parametrize(
