@@ -54,16 +54,7 @@ class OnnxRuntimeResult:
 def quantize_with_onnxruntime(
     step: StepGraph, float_onnx: onnx.ModelProto, plan: QuantizationPlan
 ) -> OnnxRuntimeResult:
-    """Let ONNX Runtime write the QDQ model with the parameters of the plan.
-
-    Raises:
-        ExportError: The method quantizes no activation, which ``quantize_static`` cannot do.
-    """
-    if plan.recipe.scheme.mode != "static":
-        raise ExportError(
-            f"method={plan.recipe.method!r} leaves activations float, which ONNX Runtime's quantize_static cannot; "
-            "choose backend='pt2e'"
-        )
+    """Let ONNX Runtime write the QDQ model with the parameters of the plan, whose method is a static one."""
     model = linear_to_conv(float_onnx)
     if plan.is_wide:
         model = onnx.version_converter.convert_version(model, OPSET_INT16)

@@ -86,9 +86,8 @@ def quantize_network(
             not fit, a rule of the recipe matches no layer, or the backend lacks the method; each in one line with the
             remedy.
     """
-    if backend not in get_args(Backend):
-        raise ExportError(f"backend={backend!r} must be one of {list(get_args(Backend))}")
     recipe = recipe or QuantizationRecipe()
+    check_backend(backend, recipe)
     if isinstance(calibration, CalibrationSpec):
         recipe = replace(recipe, calibration=calibration)
     check_network(network)
@@ -118,3 +117,14 @@ def quantize_network(
         recipe=recipe,
         step=step,
     )
+
+
+def check_backend(backend: str, recipe: QuantizationRecipe) -> None:
+    """Refuse a backend that does not exist, or cannot do what the recipe's method asks."""
+    if backend not in get_args(Backend):
+        raise ExportError(f"backend={backend!r} must be one of {list(get_args(Backend))}")
+    if backend == "onnxruntime" and recipe.scheme.mode != "static":
+        raise ExportError(
+            f"method={recipe.method!r} leaves activations float, which ONNX Runtime's quantize_static cannot; "
+            "choose backend='pt2e'"
+        )
