@@ -101,6 +101,10 @@ def quiet_lead(quant: QuantParams, threshold: float) -> int:
     return int(np.clip(np.ceil(np.log(odds) / float(quant.scale[0])), -largest, largest))
 
 
+_MOST_WINDOW_FRAMES = 100_000
+"""A quarter of an hour at 10 ms; a longer averaging window in a bundle is a mistake, and memory would follow it."""
+
+
 class KeywordDetector:
     """Turn logit codes of successive network outputs into keyword events.
 
@@ -147,6 +151,10 @@ class KeywordDetector:
         strangers = sorted(set(config.thresholds) - set(labels))
         if strangers:
             raise SpecError(f"thresholds name labels {strangers}, which the network lacks; it has {list(labels)}")
+        if clock.window_frames > _MOST_WINDOW_FRAMES:
+            raise SpecError(
+                f"window_frames={clock.window_frames} must be <= {_MOST_WINDOW_FRAMES}; export the bundle again"
+            )
         if output_quant.axis is not None:
             raise SpecError(f"output_quant has axis={output_quant.axis}; logits must share one scale to be compared")
         self._config, self._labels, self._clock = config, tuple(labels), clock

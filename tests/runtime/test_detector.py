@@ -1,6 +1,7 @@
 """The keyword detector by hand numbers: when it fires, when it must not, and where it puts the word."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -252,6 +253,11 @@ def test_activity_of_another_length_is_refused() -> None:
 def test_a_threshold_for_an_unknown_label_is_refused() -> None:
     with pytest.raises(SpecError, match=r"thresholds name labels \['maybe'\], which the network lacks"):
         detector(thresholds={"maybe": 0.9})
+
+
+def test_an_endless_averaging_window_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"window_frames=10{30} must be <= 100000; export the bundle again"):
+        detector(replace(CLOCK, window_frames=10**30))
 
 
 def test_logits_of_several_scales_are_refused() -> None:
