@@ -264,11 +264,13 @@ class KeywordDetector:
 
     def _catch_up(self, n: int) -> None:
         """Compute the probabilities of the newest ``n`` outputs, and of those before them that were left out."""
-        n_missing = min(self._n_behind, self._n_probs) + n
-        codes = self._codes.last(n_missing) - self._handicap[0]
-        for first in range(0, n_missing, self._block):
-            block = codes[first : first + self._block]
+        n_older = min(self._n_behind, self._n_probs)
+        codes = self._codes.last(n_older + n) - self._handicap[0]
+        # The newest come in one piece: what can be looked back on begins with the newest extension.
+        for first in range(0, n_older, self._block):
+            block = codes[first : min(first + self._block, n_older)]
             self._softmax(block, out=self._probs.extend(len(block)))
+        self._softmax(codes[n_older:], out=self._probs.extend(n))
         self._n_behind = 0
 
     def _softmax(self, codes: npt.NDArray[np.intp], *, out: Float64) -> None:
