@@ -211,7 +211,14 @@ def _quantization(checkpoint: Checkpoint, quantized: QuantizedNetwork) -> Quanti
         method=quantized.recipe.method,
         calibration={**quantized.calibration.facts().to_dict(), **calibration_facts(checkpoint.features)},
         requantization=quantized.graph.requantization,
+        recipe=_recipe_facts(quantized),
     )
+
+
+def _recipe_facts(quantized: QuantizedNetwork) -> dict[str, Any]:
+    """The whole recipe, and what its recovery steps did."""
+    values = quantized.recipe.to_dict()
+    return values if quantized.recovery is None else {**values, "recovered": quantized.recovery.to_dict()}
 
 
 def _decoding(checkpoint: Checkpoint) -> dict[str, Any]:

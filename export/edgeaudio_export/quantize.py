@@ -15,11 +15,12 @@ from edgeaudio_export.lowering.build import FloatWeights
 from edgeaudio_export.lowering.lower import lower
 from edgeaudio_export.network import StreamingNetwork, frozen_copy
 from edgeaudio_export.onnx_runner import OnnxRunner
-from edgeaudio_export.onnxruntime_path import quantize_with_onnxruntime
-from edgeaudio_export.pt2e import quantize_with_pt2e
+from edgeaudio_export.onnxruntime_path import OnnxRuntimeResult, quantize_with_onnxruntime
+from edgeaudio_export.pt2e import Pt2eResult, quantize_with_pt2e
 from edgeaudio_export.qdq import with_int32_biases
 from edgeaudio_export.quantization_plan import plan_quantization
 from edgeaudio_export.quantization_recipe import QuantizationRecipe
+from edgeaudio_export.recovery.recover import RecoveryFacts, StepProgress, recover
 from edgeaudio_export.step_graph import Features, Progress, StepGraph, export_step
 from edgeaudio_export.verification import LoweringFacts, verify_lowering
 from edgeaudio_runtime.graph import IntegerGraph
@@ -35,8 +36,8 @@ class QuantizedNetwork:
     graph: IntegerGraph
     """What the targets write."""
     float_onnx: bytes
-    """Float reference, one step: ``features [1, step_frames, n_features]``, ``state_<i>_in [1, C, K]`` to
-    ``logits [1, outputs_per_step, n_labels]``, ``state_<i>_out``; states start at 0."""
+    """Float reference of the network as it was given, one step: ``features [1, step_frames, n_features]``,
+    ``state_<i>_in [1, C, K]`` to ``logits [1, outputs_per_step, n_labels]``, ``state_<i>_out``; states start at 0."""
     qdq_onnx: bytes
     """The quantized model the graph was lowered from; same inputs and outputs, float32 with Q/DQ pairs inside."""
     simulate: Callable[[Features], Features]
@@ -51,6 +52,8 @@ class QuantizedNetwork:
     """Which path was taken."""
     recipe: QuantizationRecipe
     """Method and rules."""
+    recovery: RecoveryFacts | None
+    """What the recovery steps of the recipe did; None without any."""
     step: StepGraph
     """The float network that was quantized: batch norms folded, recovery steps done; what a diagnosis compares with."""
 
@@ -74,7 +77,7 @@ def quantize_network(
         backend: "pt2e" or "onnxruntime".
         recipe: Method, calibration, exceptions for layers; None means static int8 with defaults.
         calibration: Takes the place of the recipe's; or a calibration of the same network, whose ranges are taken as
-            they are.
+            they are, unless recovery steps change the network.
         name: Name of the integer graph.
         progress: Called with (done, total) streams while calibrating.
 
@@ -88,35 +91,61 @@ def quantize_network(
     """
     recipe = recipe or QuantizationRecipe()
     check_backend(backend, recipe)
-    if isinstance(calibration, CalibrationSpec):
-        recipe = replace(recipe, calibration=calibration)
-    check_network(network)
-    check_streams(network, streams)
-    network = frozen_copy(network)
-    check_states(network)
-    step = export_step(network)
-    check_streaming(network, streams[0])
-    float_onnx = to_onnx(step.module, step)
-    if not isinstance(calibration, Calibration):
+    if calibration is not None:
+        spec = calibration if isinstance(calibration, CalibrationSpec) else calibration.spec
+        recipe = replace(recipe, calibration=spec)
+    original = _exported(network, streams)
+    float_onnx = to_onnx(original.module, original)
+    step, recovery = _recovered(original, streams, recipe, progress)
+    # Recovery changes the network, so its activations are observed anew.
+    if not isinstance(calibration, Calibration) or recovery is not None:
         calibration = calibrate(step, streams, recipe.calibration, progress)
     plan = plan_quantization(step, calibration, recipe)
-    quantized = (
-        quantize_with_pt2e(step, plan) if backend == "pt2e" else quantize_with_onnxruntime(step, float_onnx, plan)
-    )
+    if backend == "pt2e":
+        quantized: Pt2eResult | OnnxRuntimeResult = quantize_with_pt2e(step, plan)
+    else:
+        quantized = quantize_with_onnxruntime(
+            step, float_onnx if recovery is None else to_onnx(step.module, step), plan
+        )
     qdq = with_int32_biases(quantized.qdq)
     float_weights: FloatWeights = "float16" if recipe.scheme.weights == "float16" else "float32"
-    graph = lower(qdq, name=name, state_names=network.state_names, float_weights=float_weights)
+    graph = lower(qdq, name=name, state_names=step.network.state_names, float_weights=float_weights)
     return QuantizedNetwork(
         graph=graph,
         float_onnx=float_onnx.SerializeToString(),
         qdq_onnx=qdq.SerializeToString(),
         simulate=quantized.simulate,
         calibration=calibration,
-        lowering=verify_lowering(graph, OnnxRunner(qdq, network), streams[0]),
+        lowering=verify_lowering(graph, OnnxRunner(qdq, step.network), streams[0]),
         backend=backend,
         recipe=recipe,
+        recovery=recovery,
         step=step,
     )
+
+
+def _exported(network: StreamingNetwork, streams: Sequence[Features]) -> StepGraph:
+    """One step of a frozen copy of the network, checked for everything that would go wrong later."""
+    check_network(network)
+    check_streams(network, streams)
+    network = frozen_copy(network)
+    check_states(network)
+    step = export_step(network)
+    check_streaming(network, streams[0])
+    return step
+
+
+def _recovered(
+    step: StepGraph, streams: Sequence[Features], recipe: QuantizationRecipe, progress: Progress | None
+) -> tuple[StepGraph, RecoveryFacts | None]:
+    """The step graph after the recovery steps of the recipe, and what they did."""
+    if not recipe.recovery:
+        return step, None
+    return recover(step, streams, recipe, progress=None if progress is None else _for_each_step(progress))
+
+
+def _for_each_step(progress: Progress) -> StepProgress:
+    return lambda name, done, total: progress(done, total)
 
 
 def check_backend(backend: str, recipe: QuantizationRecipe) -> None:
