@@ -114,6 +114,19 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def reference_program(bundle: Bundle) -> tuple[Program, str]:
+    """What engines are held to, and its name: the integer graph; without one ONNX Runtime's model as it is written."""
+    if "numpy" in bundle.manifest.engines:
+        return bundle.program("numpy"), "integer graph, numpy"
+    from edgeaudio_runtime.engines.onnxruntime_engine import OnnxRuntimeProgram
+
+    network = bundle.manifest.network
+    initial = tuple(state.initial for state in network.states)
+    model = bundle.read("model.onnx")
+    program = OnnxRuntimeProgram(model, network.signature, initial, exact=False, optimize=False)
+    return program, "model.onnx, not optimized"
+
+
 class _Ladder:
     """The probe stream and its features and codes, computed once for all stages."""
 
@@ -127,7 +140,7 @@ class _Ladder:
         self.head = np.concatenate([self.audio[: (FRONT_END_SECONDS - 1) * rate], np.zeros(rate, dtype=np.int16)])
         self.features = compute_features(bundle.features, self.audio, multiple_of=self.step)
         self.codes = quantize(self.features, network.input_quant)
-        self.reference = bundle.program("numpy")
+        self.reference, self.reference_name = reference_program(bundle)
         self.logits = self.reference.session().run(self.codes)
 
     def stages(self, torch_side: TorchSide | None) -> Iterator[Stage]:
@@ -193,7 +206,7 @@ class _Ladder:
         if side.simulation is not None:
             simulated = quantize(side.simulation(features), self.bundle.manifest.network.output_quant)
             yield compare_codes(
-                "lowering", ("int8 simulation", simulated), ("integer graph, numpy", self.logits[: len(simulated)]),
+                "lowering", ("int8 simulation", simulated), (self.reference_name, self.logits[: len(simulated)]),
                 allowed_lsb=SIMULATION_INT16_LSB if simulated.dtype == np.int16 else SIMULATION_LSB,
                 allowed_share=SIMULATION_SHARE,
             )  # fmt: skip
@@ -202,17 +215,19 @@ class _Ladder:
         reference = FloatReference(self.bundle).run(self.features[: FLOAT_STEPS * self.step])
         real = dequantize(self.logits[: len(reference)], self.bundle.manifest.network.output_quant)
         return compare_sqnr(
-            "quantization", ("float ONNX", reference), ("integer graph, numpy", real), at_least_db=QUANTIZATION_DB
+            "quantization", ("float ONNX", reference), (self.reference_name, real), at_least_db=QUANTIZATION_DB
         )
 
     def _engine(self, program: Program) -> Iterator[Stage]:
         exact = program.numerics == self.bundle.manifest.quantization.requantization
         name, session = program.engine, program.session()
         parts = [session.run(self.codes[i : i + self.step]) for i in range(0, len(self.codes), self.step)]
-        steps, tolerance = np.concatenate(parts), code_tolerance(program.signature.output_quant, exact=exact)
+        steps, method = np.concatenate(parts), self.bundle.manifest.quantization.method
+        tolerance = code_tolerance(program.signature.output_quant, exact=exact, method=method)
+        offline = f"{self.reference_name}, one call"
         yield compare_tolerant(
             f"engine {name}",
-            ("integer graph, numpy, one call", self.logits),
+            (offline, self.logits),
             (f"{name}, chained steps", steps),
             tolerance,
         )
@@ -220,11 +235,11 @@ class _Ladder:
         stream = LogitStream(self.bundle.features, program)
         parts = [*(stream.process(chunk)[0] for chunk in chunks), stream.flush()[0]]
         # What an engine answers never depends on the chunks, whether or not it is what numpy answers.
-        whole = ("integer graph, numpy, one call", self.logits) if exact else (f"{name}, chained steps", steps)
+        whole = (offline, self.logits) if exact else (f"{name}, chained steps", steps)
         yield compare_codes(f"streaming {name}", whole, ("PCM in random chunks", np.concatenate(parts)))
         kind, of_event = ("events", dict) if exact else ("decisions", decision)
         yield compare_sequences(
-            f"{kind} {name}", ("numpy, one chunk", [of_event(event) for event in self._reference_events]),
+            f"{kind} {name}", (f"{self.reference.engine}, one chunk", [of_event(event) for event in self._reference_events]),
             ("PCM in random chunks", [of_event(event) for event in self._events(program, chunks)]),
             compared=len(self.logits),
         )  # fmt: skip

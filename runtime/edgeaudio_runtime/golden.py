@@ -33,7 +33,7 @@ class Golden:
     codes: Codes
     """``[n_frames, n_features]``: the features quantized."""
     logits: Codes
-    """``[n_outputs, n_labels]``: the numpy engine on ``codes``."""
+    """``[n_outputs, n_labels]``: the numpy engine on ``codes``, or ONNX Runtime where the bundle is for it alone."""
     config: dict[str, Any] | None
     """Settings of the detector or decoder that made the events (``detector.json`` may have been tuned since); None in
     bundles that do not say, where those of the bundle are taken."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.ctc_decoder import DecoderConfig
-from edgeaudio_runtime.detector import DetectorConfig
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.errors import BundleError
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.features import MelSpec
@@ -109,10 +109,11 @@ def self_test(bundle: Bundle, *, engine: str = "auto", program: Program | None =
         raise BundleError(f"{bundle.path} has no golden data to replay; export it again")
     golden, program = bundle.golden, bundle.program(engine) if program is None else program
     exact = program.numerics == bundle.manifest.quantization.requantization
+    logits, method = bundle.manifest.network.output_quant, bundle.manifest.quantization.method
     stages = (
         _features_stage(bundle, golden),
         _codes_stage(bundle, golden),
-        _logits_stage(golden, program, code_tolerance(bundle.manifest.network.output_quant, exact=exact)),
+        _logits_stage(golden, program, code_tolerance(logits, exact=exact, method=method)),
         _events_stage(bundle, golden),
         *(() if exact else (_decisions_stage(bundle, golden, program),)),
         _chunks_stage(bundle, golden, program),

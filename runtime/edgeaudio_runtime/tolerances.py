@@ -16,6 +16,10 @@ OTHER_NUMERICS_INT16_LSB = 64
 operations compute in float32 (ONNX Runtime), every layer may round to the next code, and half of the logits of six
 blocks were measured off, by up to 4; float islands differ by the order of their sums, 0.3 % of the logits by 1."""
 
+DYNAMIC_INT16_LSB = 2048
+"""By how many int16 codes logits may differ, any share of them, where activations get their int8 scale at run time: one
+activation that falls to the next of its 256 codes moves what is summed over it. Eight int8 codes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CodeTolerance:
@@ -30,10 +34,17 @@ class CodeTolerance:
 EXACT = CodeTolerance(lsb=0, share=0.0)
 
 
-def code_tolerance(logits: QuantParams, *, exact: bool) -> CodeTolerance:
-    """What logit codes of this type are held to on an engine that promises to be exact, or does not."""
+def code_tolerance(logits: QuantParams, *, exact: bool, method: str = "") -> CodeTolerance:
+    """What logit codes of this type are held to on an engine that promises to be exact, or does not.
+
+    Args:
+        logits: Quantization of the logit codes.
+        exact: What the engine promises.
+        method: Quantization method of the bundle; its name begins with "dynamic" where scales are found at run time.
+    """
     if exact:
         return EXACT
     if logits.dtype == "int8":
         return CodeTolerance(lsb=OTHER_NUMERICS_LSB, share=OTHER_NUMERICS_CODES)
-    return CodeTolerance(lsb=OTHER_NUMERICS_INT16_LSB, share=1.0)
+    lsb = DYNAMIC_INT16_LSB if method.startswith("dynamic") else OTHER_NUMERICS_INT16_LSB
+    return CodeTolerance(lsb=lsb, share=1.0)

@@ -21,6 +21,7 @@ class OnnxRuntimeProgram:
         signature: Shapes and quantization at the boundary.
         initial_states: The value that fills each state after a reset, in order.
         exact: Whether all of the model computes on int8 codes, in operations known to follow rule "fp32".
+        optimize: Let ONNX Runtime rewrite the graph; False runs it as it is written.
 
     Raises:
         EngineError: onnxruntime is not installed, or cannot load the model.
@@ -34,6 +35,7 @@ class OnnxRuntimeProgram:
         initial_states: tuple[int | float, ...] = (),
         *,
         exact: bool = True,
+        optimize: bool = True,
     ) -> None:
         runtime = _import_onnxruntime()
         self._signature = signature
@@ -43,6 +45,8 @@ class OnnxRuntimeProgram:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # session.x64quantprecision stays unset: it makes weights unsigned, and signed activations then find no kernel.
         try:
             self._session = runtime.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
