@@ -223,7 +223,7 @@ def _dequantize(writer: TfliteWriter, op: Op) -> None:
 
 def _function(code: int, options_type: int = 0, options: Callable[[], object] | None = None) -> Any:
     """An operation of one input; on int16 codes it is computed in float32, as LiteRT's int16 kernels interpolate
-    tables (30 % of the codes off by up to 3) and fix the scale of the result."""
+    tables (22 to 30 % of the codes off, by up to 3) and fix the scale of the result."""
     plain = _unary(code, options_type, options)
 
     def emit(writer: TfliteWriter, op: Op) -> None:
