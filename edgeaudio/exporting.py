@@ -223,7 +223,7 @@ def _recipe_facts(quantized: QuantizedNetwork) -> dict[str, Any]:
 
 def _decoding(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.task == "keyword":
-        from edgeaudio_runtime.detector import DetectorConfig
+        from edgeaudio_runtime.detector_config import DetectorConfig
 
         return DetectorConfig.from_dict({"schema_version": 1, **checkpoint.recipe.detector}).to_dict()
     from edgeaudio_runtime.ctc_decoder import DecoderConfig

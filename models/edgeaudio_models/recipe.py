@@ -186,7 +186,7 @@ class Recipe:
     context: ContextRecipe = field(default_factory=ContextRecipe)
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     detector: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of ``edgeaudio_runtime.detector.DetectorConfig`` that differ from their defaults."""
+    """Fields of ``edgeaudio_runtime.detector_config.DetectorConfig`` that differ from their defaults."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.training.label_weights) - set(self.corpus.labels))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle, open_bundle
     from edgeaudio_runtime.ctc_decoder import CtcDecoder, DecoderConfig
-    from edgeaudio_runtime.detector import DetectorConfig, KeywordDetector
+    from edgeaudio_runtime.detector import KeywordDetector
+    from edgeaudio_runtime.detector_config import DetectorConfig
     from edgeaudio_runtime.errors import (
         AudioError,
         BundleError,
@@ -60,7 +61,8 @@ __all__ = [
 _HOMES = {
     "bundle": ("Bundle", "open_bundle"),
     "ctc_decoder": ("CtcDecoder", "DecoderConfig"),
-    "detector": ("DetectorConfig", "KeywordDetector"),
+    "detector": ("KeywordDetector",),
+    "detector_config": ("DetectorConfig",),
     "errors": ("AudioError", "BundleError", "EdgeAudioError", "EngineError", "ParityError", "SpecError"),
     "events": ("Event", "KeywordEvent", "Token", "TranscriptEvent"),
     "features": ("FeatureSpec", "MelSpec"),

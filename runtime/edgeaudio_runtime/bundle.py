@@ -16,7 +16,7 @@ from edgeaudio_runtime.manifest import Artifact, Manifest
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.ctc_decoder import DecoderConfig
-    from edgeaudio_runtime.detector import DetectorConfig
+    from edgeaudio_runtime.detector_config import DetectorConfig
     from edgeaudio_runtime.engines.base import Program
     from edgeaudio_runtime.features import FeatureSpec
     from edgeaudio_runtime.golden import Golden
@@ -110,7 +110,7 @@ class Bundle:
     @cached_property
     def detector_config(self) -> DetectorConfig:
         """``detector.json`` of a keyword bundle; raises BundleError for another task or a broken file."""
-        from edgeaudio_runtime.detector import DetectorConfig
+        from edgeaudio_runtime.detector_config import DetectorConfig
 
         self._check_task("keyword")
         return _parsed(DetectorConfig.from_dict, self._files, "detector.json")

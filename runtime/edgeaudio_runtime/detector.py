@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import KeywordEvent
 from edgeaudio_runtime.extent import StreamClock, active_region, n_bridged
-from edgeaudio_runtime.manifest import checked_fields
+from edgeaudio_runtime.probabilities import SmoothedProbabilities
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.recent import RecentRows
 
@@ -21,84 +21,8 @@ Codes = npt.NDArray[np.integer[Any]]
 Float64 = npt.NDArray[np.float64]
 Activity = npt.NDArray[np.float32]
 
-DETECTOR_SCHEMA_VERSION = 1
-
 _BLOCK_STEPS = 64
 """Steps looked at together; a longer call is cut, so that memory stays what it is."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectorConfig:
-    """``detector.json``: when a keyword counts as heard. ``edgeaudio tune`` replaces it."""
-
-    schema_version: int = DETECTOR_SCHEMA_VERSION
-    smoothing_s: float = 0.2
-    """Probabilities are averaged over this many seconds, at least one step; steps before the stream count as 0."""
-    threshold: float = 0.6
-    """A label fires when its smoothed probability is the largest of all and reaches this, 0 to 1."""
-    thresholds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Thresholds of single labels, instead of ``threshold``."""
-    release: float = 0.35
-    """A label that has fired may fire again only after its smoothed probability fell below this (hysteresis)."""
-    refractory_s: float = 0.5
-    """No label fires within this time after the last one did."""
-    settle_s: float = 0.3
-    """An event waits at most this long for its word to end, so that ``end_s`` is true; 0 reports at once."""
-
-    def __post_init__(self) -> None:
-        _check_number("smoothing_s", self.smoothing_s, low=0.0, high=10.0)
-        _check_number("refractory_s", self.refractory_s, low=0.0, high=60.0)
-        _check_number("settle_s", self.settle_s, low=0.0, high=2.0)
-        _check_number("threshold", self.threshold, low=0.0, high=1.0)
-        _check_number("release", self.release, low=0.0, high=1.0)
-        if not isinstance(self.thresholds, Mapping):
-            raise SpecError(f"thresholds={self.thresholds!r} must map labels to numbers")
-        for label, value in self.thresholds.items():
-            _check_number(f"thresholds[{label!r}]", value, low=0.0, high=1.0)
-        lowest = min([self.threshold, *self.thresholds.values()])
-        if self.release > lowest:
-            raise SpecError(f"release={self.release} must be <= the lowest threshold, {lowest}; lower it")
-        if self.schema_version != DETECTOR_SCHEMA_VERSION:
-            raise SpecError(
-                f"detector schema_version={self.schema_version!r} must be {DETECTOR_SCHEMA_VERSION}; "
-                "for a newer one run: pip install --upgrade edgeaudio-runtime"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {**plain, "thresholds": dict(self.thresholds)}
-
-    @classmethod
-    def from_dict(cls, values: object) -> DetectorConfig:
-        """Inverse of :meth:`to_dict`; a missing field takes its default, an unknown one is refused by name."""
-        every = frozenset(entry.name for entry in fields(cls))
-        return cls(**checked_fields(cls, values, what="detector", optional=every - {"schema_version"}))
-
-
-def _check_number(name: str, value: object, *, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise SpecError(f"{name}={value!r} must be a number from {low:g} to {high:g}")
-
-
-def softmax_table(quant: QuantParams) -> Float64:
-    """``exp(-scale * d)`` for the code differences ``d`` = 0 .. ``high - low``, float64.
-
-    Logits of one scale need no other exponentials: ``softmax_i = table[max - code_i] / sum_j table[max - code_j]``.
-    """
-    return np.exp(-float(quant.scale[0]) * np.arange(quant.high - quant.low + 1, dtype=np.float64))
-
-
-def quiet_lead(quant: QuantParams, threshold: float) -> int:
-    """Codes by which the best background label must lead the best keyword so that none can reach ``threshold``.
-
-    With keyword code k, background code b and scale s, the softmax of the keyword is at most
-    ``exp(s k) / (exp(s k) + exp(s b)) = 1 / (1 + exp(s (b - k)))``. A mean over outputs that all have the lead
-    ``ceil(log(1 / threshold - 1) / s)`` stays below the threshold; a margin covers the rounding of softmax and mean.
-    """
-    largest = quant.high - quant.low + 1  # more than any lead there can be
-    odds = 1.0 / max(threshold * (1.0 - 1e-9), 1e-300) - 1.0
-    return int(np.clip(np.ceil(np.log(odds) / float(quant.scale[0])), -largest, largest))
 
 
 _MOST_WINDOW_FRAMES = 100_000
@@ -124,7 +48,7 @@ class KeywordDetector:
     Memory is constant; cutting the same outputs into other calls changes nothing, bit for bit.
 
     Most outputs of most streams cannot fire anything, and for these no probability is computed: see
-    :func:`quiet_lead`. Their codes are kept, so whatever fires later sees the probabilities it would have seen.
+    :mod:`edgeaudio_runtime.probabilities`.
     """
 
     def __init__(
@@ -158,36 +82,31 @@ class KeywordDetector:
         if output_quant.axis is not None:
             raise SpecError(f"output_quant has axis={output_quant.axis}; logits must share one scale to be compared")
         self._config, self._labels, self._clock = config, tuple(labels), clock
-        self._table = softmax_table(output_quant)
-        thresholds = [config.thresholds.get(label, config.threshold) for label in labels]
         # No probability reaches infinity: a background label never fires.
-        row = np.where([label in background_labels for label in labels], np.inf, thresholds)
+        row = [
+            np.inf if label in background_labels else config.thresholds.get(label, config.threshold) for label in labels
+        ]
+        self._output_quant, self._label_thresholds = output_quant, row
         self._n_smoothing = max(1, round(config.smoothing_s / clock.output_s))
-        self._divisor = np.asarray(self._n_smoothing, dtype=np.float64)  # an array is not converted on every call
         self._n_refractory = _outputs(config.refractory_s, clock)
         self._n_settle = _outputs(config.settle_s, clock)
         self._block = _BLOCK_STEPS * clock.outputs_per_step
         self._thresholds = np.tile(row, (self._block, 1))  # comparing like shapes takes half the time
-        keywords = np.flatnonzero(np.isfinite(row))
-        self._keywords = frozenset(keywords.tolist())
-        # With this much added to the keywords, an output whose largest code is a background label's is quiet.
-        self._handicap = np.zeros((self._block, len(labels)), dtype=np.intp)
-        self._handicap[:, keywords] = quiet_lead(output_quant, min(row.min(), 1.0))
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; the next output is output 0 of a new stream."""
-        n_labels, clock = len(self._labels), self._clock
-        n_probs = clock.memory_outputs + self._n_smoothing - 1
-        self._probs = RecentRows(
-            n_probs, (n_labels,), fill=0.0, dtype=np.float64, block=self._block, window=self._n_smoothing
+        clock = self._clock
+        self._probabilities = SmoothedProbabilities(
+            output_quant=self._output_quant,
+            thresholds=self._label_thresholds,
+            n_smoothing=self._n_smoothing,
+            n_memory=clock.memory_outputs,
+            block=self._block,
         )
-        self._n_probs, self._n_behind = n_probs, 0  # outputs whose probabilities were not computed
-        self._codes = RecentRows(n_probs, (n_labels,), fill=0, dtype=np.intp, block=self._block)
-        self._n_quiet = n_probs  # outputs since the last one that was not quiet
         n_block_frames = _BLOCK_STEPS * clock.step_frames
         self._activity = RecentRows(clock.memory_frames, (), fill=np.nan, dtype=np.float32, block=n_block_frames)
-        self._latched = np.zeros(n_labels, dtype=bool)
+        self._latched = np.zeros(len(self._labels), dtype=bool)
         self._n_outputs = 0
         self._last_output = -self._n_refractory
         self._last_end_frame = -1
@@ -237,23 +156,14 @@ class KeywordDetector:
     def _hear(self, codes: Codes, activity: Activity) -> list[KeywordEvent]:
         n = len(codes)
         self._activity.extend(len(activity))[:] = activity
-        leading = np.add(codes, self._handicap[:n], self._codes.extend(n)).argmax(1).tolist()
-        if not self._keywords.isdisjoint(leading):
-            self._n_quiet = -n
-        elif self._is_idle and self._n_quiet >= self._n_smoothing - 1:
-            # Nearly every call of nearly every stream ends here.
-            self._n_behind += n
-            self._n_quiet += n
-            self._n_outputs += n
-            return []
-        events = self._listen(n)
-        self._n_quiet += n
+        may_fire = self._probabilities.push(codes)
+        # Nearly every call of nearly every stream has nothing to do.
+        events = self._listen(n) if may_fire or not self._is_idle else []
         self._n_outputs += n
         return events
 
     def _listen(self, n: int) -> list[KeywordEvent]:
-        self._catch_up(n)
-        scores = self._smoothed(n)
+        scores = self._probabilities.scores(n)
         above = scores >= self._thresholds[:n]
         events: list[KeywordEvent] = []
         if not self._is_idle or np.count_nonzero(above):
@@ -261,27 +171,6 @@ class KeywordDetector:
                 self._decide(row, n - 1 - row, scores[row], above[row], events)
             self._is_idle = self._held is None and not self._latched.any()
         return events
-
-    def _catch_up(self, n: int) -> None:
-        """Compute the probabilities of the newest ``n`` outputs, and of those before them that were left out."""
-        n_older = min(self._n_behind, self._n_probs)
-        codes = self._codes.last(n_older + n) - self._handicap[0]
-        # The newest come in one piece: what can be looked back on begins with the newest extension.
-        for first in range(0, n_older, self._block):
-            block = codes[first : min(first + self._block, n_older)]
-            self._softmax(block, out=self._probs.extend(len(block)))
-        self._softmax(codes[n_older:], out=self._probs.extend(n))
-        self._n_behind = 0
-
-    def _softmax(self, codes: npt.NDArray[np.intp], *, out: Float64) -> None:
-        powers = self._table[np.maximum.reduce(codes, axis=1, keepdims=True) - codes]
-        np.divide(powers, np.add.reduce(powers, axis=1, keepdims=True), out=out)
-
-    def _smoothed(self, n: int) -> Float64:
-        # The labels lie along the fast axis, so numpy adds whole rows, every output in one order, whatever the chunk;
-        # a running sum would drift.
-        total: Float64 = np.add.reduce(self._probs.windows(n), axis=1)
-        return np.divide(total, self._divisor, total)
 
     def _decide(
         self, row: int, n_later: int, score: Float64, above: npt.NDArray[np.bool_], events: list[KeywordEvent]
@@ -314,7 +203,7 @@ class KeywordDetector:
     def _n_rising(self, best: int, n_later: int) -> int:
         """Outputs since the smoothed probability was last below a tenth of what it is now."""
         n = self._clock.memory_outputs
-        rise = self._smoothed(n + n_later)[:n, best]
+        rise = self._probabilities.scores(n + n_later)[:n, best]
         low = np.flatnonzero(rise < 0.1 * rise[-1])
         return n - int(low[-1]) - 1 if len(low) else n
 

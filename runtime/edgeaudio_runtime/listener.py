@@ -13,7 +13,7 @@ from edgeaudio_runtime.features import FeatureSpec, MelSpec
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
     from edgeaudio_runtime.ctc_decoder import DecoderConfig
-    from edgeaudio_runtime.detector import DetectorConfig
+    from edgeaudio_runtime.detector_config import DetectorConfig
 
 Features = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.integer[Any]]

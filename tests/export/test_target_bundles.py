@@ -10,7 +10,7 @@ import pytest
 
 from edgeaudio_export.bundle_writer import BundleContents, write_bundle
 from edgeaudio_runtime.bundle import Bundle, open_bundle
-from edgeaudio_runtime.detector import DetectorConfig
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.graph import IntegerGraph
 from edgeaudio_runtime.manifest import Quantization
 from edgeaudio_runtime.presets import preset

@@ -7,7 +7,7 @@ import pytest
 from edgeaudio_models.architectures import architecture_config, build_module, count_parameters
 from edgeaudio_models.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 from edgeaudio_models.recipe_text import format_recipe
-from edgeaudio_runtime.detector import DetectorConfig
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.presets import preset
 

@@ -17,7 +17,7 @@ from edgeaudio.parity.ladder import one_torch_thread
 from edgeaudio.parity.probe_audio import probe_stream
 from edgeaudio_runtime.bundle import Bundle, open_bundle
 from edgeaudio_runtime.ctc_decoder import DecoderConfig
-from edgeaudio_runtime.detector import DetectorConfig
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.manifest import Quantization
 from edgeaudio_runtime.presets import preset

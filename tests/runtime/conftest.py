@@ -11,7 +11,7 @@ import pytest
 
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.ctc_decoder import DecoderConfig
-from edgeaudio_runtime.detector import DetectorConfig
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.golden import Golden

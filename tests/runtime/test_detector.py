@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeaudio_runtime.detector import DetectorConfig, KeywordDetector, softmax_table
+from edgeaudio_runtime.detector import KeywordDetector
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import KeywordEvent
 from edgeaudio_runtime.extent import StreamClock, active_region
+from edgeaudio_runtime.probabilities import softmax_table
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.recent import RecentRows
 

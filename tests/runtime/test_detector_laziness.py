@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeaudio_runtime import detector as detector_module
-from edgeaudio_runtime.detector import DetectorConfig, KeywordDetector, quiet_lead
+from edgeaudio_runtime import probabilities as probabilities_module
+from edgeaudio_runtime.detector import KeywordDetector
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.events import KeywordEvent
 from edgeaudio_runtime.extent import StreamClock
+from edgeaudio_runtime.probabilities import SmoothedProbabilities, quiet_lead
 from edgeaudio_runtime.quantization import QuantParams
 
 LABELS = ("_silence_", "yes", "_unknown_", "no")
@@ -31,7 +33,7 @@ def new_detector(config: DetectorConfig, background: tuple[str, ...] = ("_silenc
 
 
 def eager_detector(config: DetectorConfig) -> KeywordDetector:
-    with mock.patch.object(detector_module, "quiet_lead", return_value=NEVER_QUIET):
+    with mock.patch.object(probabilities_module, "quiet_lead", return_value=NEVER_QUIET):
         return new_detector(config)
 
 
@@ -80,6 +82,18 @@ def test_leaving_out_what_cannot_fire_changes_nothing(
     assert heard(new_detector(config), rows, activity, every) == expected
 
 
+def test_a_keyword_after_a_long_quiet_time_is_seen_with_what_came_before_it() -> None:
+    quiet, spoken = [[40, -40, 10, -50]], [[-40, 60, -40, -50]]
+    rows = np.array(quiet * 300 + spoken * 70 + quiet * 10, dtype=np.int8)
+    activity = np.zeros(len(rows) * 4, dtype=np.float32)
+    activity[300 * 4 : 320 * 4] = 9.0
+    expected = heard(eager_detector(DetectorConfig()), rows, activity, [])
+    assert len(expected) == 1
+    for first in (1, 63, 64):
+        cuts = [*range(300), 300 + first]
+        assert heard(new_detector(DetectorConfig()), rows, activity, cuts) == expected
+
+
 @given(stream=streams(), threshold=st.sampled_from([0.3, 0.5, 0.6, 0.9]))
 def test_the_outputs_that_fire_are_those_of_the_definition(
     stream: tuple[np.ndarray, np.ndarray, list[int]], threshold: float
@@ -121,7 +135,7 @@ def test_with_the_quiet_lead_no_keyword_reaches_its_threshold(threshold: float, 
 def test_a_quiet_stream_costs_no_softmax() -> None:
     quiet = np.tile(np.array([[40, -20, 10, -30]], dtype=np.int8), (25, 1))
     one = new_detector(DetectorConfig())
-    with mock.patch.object(KeywordDetector, "_softmax", side_effect=AssertionError("computed")):
+    with mock.patch.object(SmoothedProbabilities, "_softmax", side_effect=AssertionError("computed")):
         for _ in range(200):
             assert one.process(quiet) == []
 
