@@ -239,7 +239,8 @@ class _Ladder:
         yield compare_codes(f"streaming {name}", whole, ("PCM in random chunks", np.concatenate(parts)))
         kind, of_event = ("events", dict) if exact else ("decisions", decision)
         yield compare_sequences(
-            f"{kind} {name}", (f"{self.reference.engine}, one chunk", [of_event(event) for event in self._reference_events]),
+            f"{kind} {name}",
+            (f"{self.reference.engine}, one chunk", [of_event(event) for event in self._reference_events]),
             ("PCM in random chunks", [of_event(event) for event in self._events(program, chunks)]),
             compared=len(self.logits),
         )  # fmt: skip

@@ -12,19 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeaudio_export.errors import ExportError
-from edgeaudio_export.targets.arithmetic import computes_in, exact_engines
-from edgeaudio_export.targets.onnx_target import to_onnx
-from edgeaudio_export.targets.tflite_target import to_tflite
+from edgeaudio_export.deployment import Entry, OnnxOnly, deployment_of
 from edgeaudio_runtime.bundle import open_bundle
-from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec
 from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.golden import Golden
 from edgeaudio_runtime.graph import IntegerGraph
-from edgeaudio_runtime.graph_file import save_graph
-from edgeaudio_runtime.manifest import Artifact, Manifest, Network, NetworkState, Quantization
+from edgeaudio_runtime.manifest import Artifact, Manifest, Network, Quantization
 from edgeaudio_runtime.quantization import quantize
 from edgeaudio_runtime.stream import AudioStream
 
@@ -43,8 +38,8 @@ class BundleContents:
     """Labels that are never reported."""
     features: FeatureSpec
     """What the network hears."""
-    graph: IntegerGraph
-    """What the network computes."""
+    graph: IntegerGraph | OnnxOnly
+    """What the network computes: a graph for every engine that can, or a model for ONNX Runtime alone."""
     float_onnx: bytes
     """Float reference with the same explicit state."""
     latency_frames: int
@@ -61,15 +56,6 @@ class BundleContents:
     """Data sources, licences, recipe, versions."""
     golden_samples: npt.NDArray[np.int16]
     """PCM ``[n]`` that the self-test replays; a second or a few."""
-
-
-Entry = tuple[str, str | None, str]
-"""File name, engine, role."""
-
-_TARGETS: tuple[tuple[str, str, Callable[[IntegerGraph], bytes]], ...] = (
-    ("model.onnx", "onnxruntime", to_onnx),
-    ("model.tflite", "litert", to_tflite),
-)
 
 
 def write_bundle(directory: Path, contents: BundleContents, *, say: Callable[[str], None] | None = None) -> Manifest:
@@ -94,51 +80,32 @@ def write_bundle(directory: Path, contents: BundleContents, *, say: Callable[[st
 
 
 def _check(contents: BundleContents) -> None:
-    frame = contents.graph.input_tensor.shape[2] * contents.graph.input_tensor.shape[3]
-    if contents.features.n_features != frame:
-        raise SpecError(f"n_features={contents.features.n_features} must be the {frame} that the graph reads")
+    signature = deployment_of(contents.graph).signature
+    if contents.features.n_features != signature.n_features:
+        raise SpecError(
+            f"n_features={contents.features.n_features} must be the {signature.n_features} that the graph reads"
+        )
     if not contents.features.streamable:
         raise SpecError(
             "the feature specification needs the whole utterance; a streaming bundle takes its streamable preset"
         )
-    if contents.graph.output_tensor.shape[3] != len(contents.labels):
-        raise SpecError(
-            f"{len(contents.labels)} labels given; the graph has {contents.graph.output_tensor.shape[3]} outputs"
-        )
+    if signature.n_labels != len(contents.labels):
+        raise SpecError(f"{len(contents.labels)} labels given; the graph has {signature.n_labels} outputs")
 
 
 def _write_models(directory: Path, contents: BundleContents, say: Callable[[str], None]) -> list[Entry]:
-    save_graph(contents.graph, directory / "model.json", directory / "model.bin")
-    entries: list[Entry] = [("model.json", "numpy", "model"), ("model.bin", "numpy", "weights")]
-    for path, engine, to_target in _TARGETS:
-        try:
-            (directory / path).write_bytes(to_target(contents.graph))
-        except ExportError as error:
-            say(f"no {path}: {error}")
-            continue
-        entries.append((path, engine, "model"))
-        _say_what_widens(contents.graph, engine, say)
+    entries = deployment_of(contents.graph).write(directory, say)
     (directory / "model.float.onnx").write_bytes(contents.float_onnx)
     return [*entries, ("model.float.onnx", None, "reference")]
 
 
-def _say_what_widens(graph: IntegerGraph, engine: str, say: Callable[[str], None]) -> None:
-    own, there = computes_in(graph, "numpy"), computes_in(graph, engine)
-    widened = [name for name, kind in there.items() if kind != own[name]]
-    if widened:
-        say(
-            f"{engine} computes {len(widened)} of {len(own)} operations in float32, having no int16 kernels for them; "
-            "its codes are close, not equal"
-        )
-
-
 def _write_golden(directory: Path, contents: BundleContents) -> list[str]:
-    graph, pcm = contents.graph, contents.golden_samples
-    features = compute_features(contents.features, pcm, multiple_of=graph.step_frames)
-    assert graph.input_tensor.quant is not None
-    codes = quantize(features, graph.input_tensor.quant)
-    logits = NumpyProgram(graph).session().run(codes)
-    stream = AudioStream(open_bundle(directory), engine="numpy")
+    reference, pcm = deployment_of(contents.graph).program(), contents.golden_samples
+    signature = reference.signature
+    features = compute_features(contents.features, pcm, multiple_of=signature.step_frames)
+    codes = quantize(features, signature.input_quant)
+    logits = reference.session().run(codes)
+    stream = AudioStream(open_bundle(directory), engine=reference.engine)
     events = [event.to_dict() for event in (*stream.process(pcm), *stream.flush())]
     golden = Golden(
         pcm=pcm, features=features, codes=codes, logits=logits, config=dict(contents.decoding), events=events
@@ -160,7 +127,7 @@ def _write_manifest(directory: Path, contents: BundleContents, entries: list[Ent
         features=contents.features.to_dict(),
         features_hash=contents.features.hash,
         network=_network(contents),
-        quantization=replace(contents.quantization, exact_engines=exact_engines(contents.graph)),
+        quantization=replace(contents.quantization, exact_engines=deployment_of(contents.graph).exact_engines),
         provenance=contents.provenance,
         artifacts=tuple(_artifact(directory, path, engine, role) for path, engine, role in entries),
     )
@@ -169,30 +136,19 @@ def _write_manifest(directory: Path, contents: BundleContents, entries: list[Ent
 
 
 def _network(contents: BundleContents) -> Network:
-    graph = contents.graph
-    before, after = graph.input_tensor, graph.output_tensor
-    assert before.quant is not None
-    assert after.quant is not None
-    states = tuple(
-        NetworkState(
-            name=state.name,
-            shape=graph.tensors[state.input].shape,
-            dtype=graph.tensors[state.input].dtype,
-            initial=state.initial,
-        )
-        for state in graph.states
-    )
+    deployment = deployment_of(contents.graph)
+    signature = deployment.signature
     return Network(
-        step_frames=graph.step_frames,
-        outputs_per_step=graph.outputs_per_step,
-        n_features=contents.features.n_features,
-        n_labels=len(contents.labels),
+        step_frames=signature.step_frames,
+        outputs_per_step=signature.outputs_per_step,
+        n_features=signature.n_features,
+        n_labels=signature.n_labels,
         latency_frames=contents.latency_frames,
         window_frames=contents.window_frames,
         receptive_field_frames=contents.receptive_field_frames,
-        input_quant=before.quant,
-        output_quant=after.quant,
-        states=states,
+        input_quant=signature.input_quant,
+        output_quant=signature.output_quant,
+        states=deployment.states,
     )
 
 

@@ -21,9 +21,9 @@ Activations = Literal["int8", "int16", "float32"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activations)
 
 METHODS = ("static_w8a8", "static_w8a16", "weight_only_w8", "float16", "float32")
-"""Methods by name; :func:`decode` says what each means."""
-RESERVED_METHODS = ("dynamic_w8",)
-"""Names of methods that neither path offers yet."""
+"""Methods by name; :func:`decode` says what each means. All end in the integer graph."""
+ONNX_ONLY_METHODS = ("dynamic_w8",)
+"""Methods that ONNX Runtime alone computes; see :mod:`edgeaudio_export.dynamic`."""
 RECOVERY_STEPS = ("equalize", "adaround", "bias_correction", "qat")
 """Steps that win accuracy back before anything is quantized, by name."""
 
@@ -32,8 +32,8 @@ RECOVERY_STEPS = ("equalize", "adaround", "bias_correction", "qat")
 class Scheme:
     """What a method's name stands for."""
 
-    mode: Literal["static", "weight_only", "float"]
-    """Ranges of activations fixed in advance, weights alone quantized, or nothing quantized."""
+    mode: Literal["static", "dynamic", "weight_only", "float"]
+    """Ranges of activations fixed in advance or found at run time, weights alone quantized, or nothing quantized."""
     weights: Literal["int8", "float16", "float32"]
     """How weights are stored."""
     activations: Activations
@@ -51,16 +51,14 @@ class Scheme:
 
 
 def decode(method: str) -> Scheme:
-    """What the name of a method says: ``static_w<bits>a<bits>``, ``weight_only_w<bits>`` or ``float<bits>``.
+    """What a method's name says: ``static_w<bits>a<bits>``, ``(weight_only|dynamic)_w<bits>`` or ``float<bits>``.
 
     Raises:
-        ExportError: The method is unknown, or only reserved.
+        ExportError: The method is unknown.
     """
-    if method in RESERVED_METHODS:
-        raise ExportError(f"method={method!r} is not offered by either path yet; choose one of {list(METHODS)}")
-    if method not in METHODS:
-        raise ExportError(f"method={method!r} must be one of {list(METHODS)}")
-    found = re.fullmatch(r"(static|weight_only)_w(\d+)(?:a(\d+))?|float(\d+)", method)
+    if method not in (*METHODS, *ONNX_ONLY_METHODS):
+        raise ExportError(f"method={method!r} must be one of {[*METHODS, *ONNX_ONLY_METHODS]}")
+    found = re.fullmatch(r"(static|weight_only|dynamic)_w(\d+)(?:a(\d+))?|float(\d+)", method)
     assert found is not None
     mode, weight_bits, activation_bits, float_bits = found.groups()
     if float_bits is not None:
@@ -96,9 +94,11 @@ class QuantizationRecipe:
     """Everything that decides how a float network becomes an integer graph, but the data."""
 
     method: str = "static_w8a8"
-    """One of :data:`METHODS`."""
+    """One of :data:`METHODS` or :data:`ONNX_ONLY_METHODS`."""
     per_channel: bool = True
     """One weight scale for each output channel; False: one for each weight tensor."""
+    reduce_range: bool = False
+    """Weights of 7 bits, for x86 processors without VNNI, whose sums of int8 products can saturate; dynamic only."""
     symmetric_activations: bool | None = None
     """True: zero point 0 everywhere; False: int8 activations have a zero point of their own. None takes what the method
     does by itself: int8 affine, int16 symmetric (always so, as LiteRT's 16x8 kernels demand it)."""
@@ -115,6 +115,10 @@ class QuantizationRecipe:
             raise ExportError(
                 f"symmetric_activations=False does not go with method={self.method!r}: int16 activations have zero "
                 "point 0, as LiteRT's 16x8 kernels demand; leave it out"
+            )
+        if self.reduce_range and scheme.mode != "dynamic":
+            raise ExportError(
+                f"reduce_range=True does not go with method={self.method!r}; it is for {ONNX_ONLY_METHODS[0]!r}"
             )
         unknown = [step for step in self.recovery if step not in RECOVERY_STEPS]
         if unknown:
@@ -172,7 +176,7 @@ class QuantizationRecipe:
             checked["layers"] = tuple(_rule(rule) for rule in _list(checked, "layers"))
         if "recovery" in checked:
             checked["recovery"] = tuple(_list(checked, "recovery"))
-        for name in ("per_channel", "symmetric_activations"):
+        for name in ("per_channel", "reduce_range", "symmetric_activations"):
             if not isinstance(checked.get(name, False), (bool, type(None))):
                 raise ExportError(f"{name}={checked[name]!r} must be true or false")
         return cls(**checked)
@@ -180,7 +184,7 @@ class QuantizationRecipe:
     def to_toml(self) -> str:
         """TOML text with every field that has a value."""
         values = self.to_dict()
-        lines = [f"{name} = {_toml(values[name])}" for name in ("method", "per_channel", "recovery")]
+        lines = [f"{name} = {_toml(values[name])}" for name in ("method", "per_channel", "reduce_range", "recovery")]
         if self.symmetric_activations is not None:
             lines.append(f"symmetric_activations = {_toml(self.symmetric_activations)}")
         lines += ["", "[calibration]", *(f"{name} = {_toml(value)}" for name, value in values["calibration"].items())]

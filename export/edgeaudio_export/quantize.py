@@ -152,6 +152,11 @@ def check_backend(backend: str, recipe: QuantizationRecipe) -> None:
     """Refuse a backend that does not exist, or cannot do what the recipe's method asks."""
     if backend not in get_args(Backend):
         raise ExportError(f"backend={backend!r} must be one of {list(get_args(Backend))}")
+    if recipe.scheme.mode == "dynamic":
+        raise ExportError(
+            f"method={recipe.method!r} yields no integer graph, ONNX Runtime alone computes it; run: edgeaudio export "
+            f"--method {recipe.method}"
+        )
     if backend == "onnxruntime" and recipe.scheme.mode != "static":
         raise ExportError(
             f"method={recipe.method!r} leaves activations float, which ONNX Runtime's quantize_static cannot; "
