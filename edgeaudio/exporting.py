@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeaudio.calibration_clips import calibration_facts, calibration_streams
+from edgeaudio.calibration_clips import calibration_facts, calibration_streams, probe_conditions
 from edgeaudio.card import render_card
 from edgeaudio.parity.certificate import certificate, write_certificate
 from edgeaudio.parity.ladder import TorchSide, one_torch_thread, run_ladder
@@ -83,6 +83,7 @@ def export_bundle(
     quantized = quantize_checkpoint(checkpoint, training, choices)
     with staged_directory(target, force=force) as staged:
         write_quantized(staged, checkpoint, quantized)
+        _say_coverage(checkpoint, quantized, probe)
         bundle = open_bundle(staged)
         say("climbing the parity ladder")
         side = torch_side(checkpoint, simulation=quantized.simulate)
@@ -178,6 +179,21 @@ def quantization_recipe(recipe: CalibrationRecipe, choices: ExportChoices) -> Qu
         method=choices.method or chosen.method,
         recovery=chosen.recovery if choices.recovery is None else choices.recovery,
     )
+
+
+def _say_coverage(checkpoint: Checkpoint, quantized: QuantizedNetwork, probe: Sequence[Int16]) -> None:
+    """Whether other levels, noise, clipping and silence stay within the calibrated ranges, in a few lines on stderr."""
+    from edgeaudio_export.calibration.coverage import coverage
+
+    activations = quantized.recipe.scheme.activations
+    if activations == "float32":
+        return
+    conditions = probe_conditions(checkpoint.features, probe, step_frames=checkpoint.module.step_frames)
+    params = quantized.calibration.params(activations, symmetric=quantized.recipe.symmetric(activations))
+    with one_torch_thread():
+        report = coverage(quantized.step, quantized.calibration, conditions, params=params)
+    for line in report.summary():
+        say(line)
 
 
 def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: QuantizedNetwork) -> None:

@@ -91,7 +91,11 @@ def test_the_other_backend_exports_to_a_bundle_that_passes(run: Any, face: Any, 
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
     quantization = manifest["quantization"]
     assert (quantization["backend"], quantization["requantization"]) == ("onnxruntime", "fp32")
-    assert (quantization["calibration"]["method"], quantization["calibration"]["clips"]) == ("minmax", 6)
+    calibration = quantization["calibration"]
+    assert (calibration["method"], calibration["clips"], calibration["parameters"]) == ("minmax", 6, {})
+    assert (calibration["seed"], calibration["sample_rate"], calibration["frames"]) == (0, 16_000, 600)
+    assert calibration["levels_db"] == [0.0, -10.0, 6.0, -20.0]
+    assert "coverage: of " in result.stderr
 
 
 @pytest.fixture(scope="module")
