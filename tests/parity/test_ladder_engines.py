@@ -11,7 +11,7 @@ import pytest
 from edgeaudio.parity import ladder
 from edgeaudio.parity.stages import Stage
 from edgeaudio_runtime.bundle import Bundle, open_bundle
-from edgeaudio_runtime.detector import DetectorConfig
+from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.engines.base import Codes, NetworkSignature, Numerics, Program
 from edgeaudio_runtime.manifest import Quantization
 from edgeaudio_runtime.presets import preset
