@@ -50,9 +50,9 @@ def test_a_stricter_goal_raises_the_worst_groups_first(
     heard: list[float] = []
 
     def score(logits: Any) -> float:
-        """Right is float itself, and what lies a decibel closer to it than the first candidate, int8."""
+        """Right is float itself, and what lies closer to it than the first candidate, int8."""
         heard.append(db(real_logits, logits))
-        return float(len(heard) == 1 or (len(heard) > 2 and heard[-1] >= heard[1] + 1))
+        return float(len(heard) == 1 or (len(heard) > 2 and heard[-1] >= heard[1] + 0.1))
 
     found = search(float_network("Keyword"), streams, probes, score, max_drop=50.0, tried=tried.append)
     assert found.met
