@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgeaudio_export import operations
 from edgeaudio_export.errors import ExportError
-from edgeaudio_export.network import StreamingNetwork, as_module
+from edgeaudio_export.network import SteppedNetwork, StreamingNetwork, as_module
 
 STREAMING_TOLERANCE = 1e-4
 """Largest difference between chained steps and one call, relative to the largest logit: float convolutions of other
@@ -47,14 +47,14 @@ def check_network(network: StreamingNetwork) -> None:
 _ATTRIBUTES = ("step_frames", "n_features", "n_labels", "outputs_per_step", "state_names", "initial_state", "forward")
 
 
-def check_streams(network: StreamingNetwork, streams: Sequence[Features]) -> None:
+def check_streams(network: SteppedNetwork, streams: Sequence[Features]) -> None:
     """At least one stream, and the first as :func:`check_stream` demands; the others are checked when they are used."""
     if not streams:
         raise ExportError("streams=[] must hold at least one feature array; calibrate on a few hundred clips")
     check_stream(network, streams[0], 0)
 
 
-def check_stream(network: StreamingNetwork, stream: Features, index: int) -> None:
+def check_stream(network: SteppedNetwork, stream: Features, index: int) -> None:
     """Float32 ``[T, n_features]`` with T a positive multiple of ``step_frames``; ``index`` names it in the error."""
     if stream.ndim != 2 or stream.shape[1] != network.n_features or stream.dtype != np.float32:
         raise ExportError(

@@ -11,6 +11,29 @@ from torch import Tensor
 States = tuple[Tensor, ...]
 
 
+class SteppedNetwork(Protocol):
+    """What rolling out streams needs to know of a step, whoever computes it."""
+
+    @property
+    def step_frames(self) -> int:
+        """Feature frames one step consumes."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """Values in a frame."""
+        ...
+
+    @property
+    def n_labels(self) -> int:
+        """Values in a logit vector."""
+        ...
+
+    def initial_state(self, batch: int = 1) -> States:
+        """Zeros, one tensor for each state."""
+        ...
+
+
 @runtime_checkable
 class StreamingNetwork(Protocol):
     """A torch module that is a pure function ``(features, state) -> (logits, state)``."""

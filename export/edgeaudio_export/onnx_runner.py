@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from edgeaudio_export.network import StreamingNetwork
+from edgeaudio_export.network import SteppedNetwork
 from edgeaudio_export.step_graph import Features
 
 
 class OnnxRunner:
     """A step model with explicit states, without graph optimizations, on one thread."""
 
-    def __init__(self, model: onnx.ModelProto, network: StreamingNetwork) -> None:
+    def __init__(self, model: onnx.ModelProto, network: SteppedNetwork) -> None:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1

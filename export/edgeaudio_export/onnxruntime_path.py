@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -63,10 +64,12 @@ def quantize_with_onnxruntime(
     # A Transpose writes the codes it reads, so logits behind one need parameters that their whole group has.
     spare = {ties.leader(edge): found for edge, found in params.items()}
     overrides = {
-        edge: [_override(params.get(edge) or spare.get(ties.leader(edge), _PLACEHOLDER))] for edge in ties.edges
+        edge: [override(params.get(edge) or spare.get(ties.leader(edge), _PLACEHOLDER))] for edge in ties.edges
     }
-    overrides.update(_weight_overrides(model, plan.recipe.per_channel))
-    qdq = _quantize(model, overrides, step, plan.recipe.per_channel)
+    overrides.update(weight_overrides(model, plan.recipe.per_channel))
+    features, states = step.example()
+    feed = [features.numpy(), *(state.numpy() for state in states)]
+    qdq = write_qdq(model, overrides, feed, per_channel=plan.recipe.per_channel)
     qdq = without_codes(qdq, model, frozenset(ties.edges) - frozenset(params))
     return OnnxRuntimeResult(qdq=qdq, runner=OnnxRunner(qdq, step.network))
 
@@ -147,26 +150,43 @@ class EdgeTies:
         return self._ties.leader(edge)
 
 
-def _quantize(
-    model: onnx.ModelProto, overrides: Mapping[str, Any], step: StepGraph, per_channel: bool
+def write_qdq(
+    model: onnx.ModelProto,
+    overrides: Mapping[str, Any],
+    feed: Sequence[npt.NDArray[np.float32]],
+    *,
+    per_channel: bool,
+    operations: Sequence[str] = QUANTIZED,
+    leave: Sequence[str] = (),
+    activations: QuantType = QuantType.QInt8,
 ) -> onnx.ModelProto:
-    features, states = step.example()
-    names = [i.name for i in model.graph.input]
-    reader = _OneStep(dict(zip(names, [features.numpy(), *(s.numpy() for s in states)], strict=True)))
+    """Let ONNX Runtime put Q/DQ pairs into a float model.
+
+    Args:
+        model: Float model.
+        overrides: Parameters of edges and weights by name; see :func:`override` and :func:`weight_overrides`.
+        feed: An example of every input, in order.
+        per_channel: One weight scale for each output channel.
+        operations: ONNX names of what shall compute on codes.
+        leave: Nodes that shall not.
+        activations: Type of the codes that ``overrides`` does not speak of.
+    """
+    reader = _OneStep(dict(zip([i.name for i in model.graph.input], feed, strict=True)))
     # ONNX Runtime moves the weights of the model it is given into a temporary file.
     own = onnx.ModelProto()
     own.CopyFrom(model)
     # Its calibration prints on stdout, which belongs to results.
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), quiet_root(_ADVICE):
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), quiet_root(ADVICE):
         path = Path(folder) / "qdq.onnx"
         quantize_static(
             own,
             str(path),
             reader,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=QUANTIZED,
+            op_types_to_quantize=list(operations),
+            nodes_to_exclude=list(leave),
             per_channel=per_channel,
-            activation_type=QuantType.QInt8,
+            activation_type=activations,
             weight_type=QuantType.QInt8,
             extra_options={
                 "TensorQuantOverrides": dict(overrides),
@@ -179,7 +199,7 @@ def _quantize(
         return onnx.load(str(path))
 
 
-_ADVICE = "pre-processing before quantization"
+ADVICE = "pre-processing before quantization"
 """Shape inference and fusion of batch norms, which the float model has behind it."""
 
 
@@ -198,7 +218,8 @@ _PLACEHOLDER = QuantParams(scale=(1.0,))
 _TYPES = {"int8": QuantType.QInt8, "int16": QuantType.QInt16}
 
 
-def _override(params: QuantParams) -> dict[str, Any]:
+def override(params: QuantParams) -> dict[str, Any]:
+    """Parameters of an edge as ONNX Runtime takes them."""
     return {
         "quant_type": _TYPES[params.dtype],
         "scale": np.array(params.scale[0], np.float32),
@@ -206,7 +227,8 @@ def _override(params: QuantParams) -> dict[str, Any]:
     }
 
 
-def _weight_overrides(model: onnx.ModelProto, per_channel: bool) -> dict[str, list[dict[str, Any]]]:
+def weight_overrides(model: onnx.ModelProto, per_channel: bool) -> dict[str, list[dict[str, Any]]]:
+    """Scales of the weights of every ``Conv`` as ONNX Runtime takes them."""
     weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     names = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     axis = {"axis": 0} if per_channel else {}

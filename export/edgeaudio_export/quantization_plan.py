@@ -68,7 +68,7 @@ def plan_quantization(step: StepGraph, calibration: Calibration, recipe: Quantiz
             params.update(dict.fromkeys(group.members, _params(calibration, group, kind, recipe)))
         for node in (step.inputs[0], step.outputs[0]):
             if kind == "float32" and node in group.members:
-                params[node] = _boundary_params(calibration, group)
+                params[node] = boundary_params(calibration, group)
     integer = _integer_operations(step, activations, calibration.groups)
     weighted = {node.name for node in step.module.graph.nodes if str(node.target) in operations.WEIGHTED}
     return QuantizationPlan(
@@ -90,7 +90,8 @@ def _params(
     return calibration.range(group.name, kind, symmetric=symmetric).params(kind, symmetric=symmetric)
 
 
-def _boundary_params(calibration: Calibration, group: ActivationGroup) -> QuantParams:
+def boundary_params(calibration: Calibration, group: ActivationGroup) -> QuantParams:
+    """int16 parameters of features or logits that stand in front of or behind float, with :data:`BOUNDARY_HEADROOM`."""
     if group.fixed is not None:
         return operations.FIXED_INT16
     seen = calibration.range(group.name, "int16", symmetric=True)

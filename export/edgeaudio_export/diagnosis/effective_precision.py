@@ -112,8 +112,12 @@ def macs_of(graph: IntegerGraph, op: Op) -> int:
 
 # Where a weight stands among the inputs: QLinear operations take input, scale and zero point before it.
 _ONNX_WEIGHTS = {"Conv": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1, "MatMul": 1, "FusedMatMul": 1, "ConvInteger": 1,
-                 "MatMulInteger": 1, "QLinearConv": 3, "QGemm": 3, "QLinearMatMul": 3}  # fmt: skip
-_ONNX_INTEGER = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QGemm", "QLinearMatMul"})
+                 "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "QLinearConv": 3, "QGemm": 3,
+                 "QLinearMatMul": 3}  # fmt: skip
+_ONNX_INTEGER = frozenset({"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
+                           "QLinearConv", "QGemm", "QLinearMatMul", "DynamicQuantizeLSTM"})  # fmt: skip
+_ONNX_CELLS = frozenset({"GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"})
+"""Fused cells: input 0 ``[T, N, I]``, weights 1 and 2 multiplied once for each of the T."""
 
 
 def onnxruntime_work(model_bytes: bytes) -> Iterator[Work]:
@@ -139,6 +143,22 @@ def onnxruntime_work(model_bytes: bytes) -> Iterator[Work]:
             computed="int8" if node.op_type in _ONNX_INTEGER else "float32",
             stored="int8" if weight.dtype == np.uint8 else weight.dtype.name,
         )
+    yield from _cells(model, weights)
+
+
+def _cells(model: Any, weights: dict[str, Any]) -> Iterator[Work]:
+    import onnx
+
+    cells = [node for node in model.graph.node if node.op_type in _ONNX_CELLS]
+    shapes = _shapes(model, [node.input[0] for node in cells])
+    for node in cells:
+        for weight in (onnx.numpy_helper.to_array(weights[name]) for name in node.input[1:3] if name in weights):
+            yield Work(
+                macs=math.prod(shapes[node.input[0]][:2]) * weight.size,
+                weight_bytes=weight.nbytes,
+                computed="int8" if node.op_type in _ONNX_INTEGER else "float32",
+                stored="int8" if weight.dtype == np.uint8 else weight.dtype.name,
+            )
 
 
 def _shapes(model: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -146,6 +166,8 @@ def _shapes(model: Any, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     import onnx
     import onnxruntime
 
+    if not names:
+        return {}
     present = {value.name for value in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     options = onnxruntime.SessionOptions()

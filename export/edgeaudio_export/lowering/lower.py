@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
+from edgeaudio_export.errors import ExportError, LoweringError
 from edgeaudio_export.lowering.borders import insert_borders
 from edgeaudio_export.lowering.build import FloatWeights, build
 from edgeaudio_export.lowering.fuse import fuse
@@ -30,6 +31,9 @@ def lower(
         A validated graph: features and logits int8 or int16, int32 biases of integer operations, ``[N, T, 1, C]``.
 
     Raises:
-        ExportError: An operation, layout or quantization that the integer graph cannot hold, by name.
+        LoweringError: An operation, layout or quantization that the integer graph cannot hold, by name.
     """
-    return build(insert_borders(fuse(parse(model))), name, state_names, float_weights)
+    try:
+        return build(insert_borders(fuse(parse(model))), name, state_names, float_weights)
+    except ExportError as error:
+        raise LoweringError(str(error)) from error

@@ -1,0 +1,44 @@
+"""Method "dynamic_w8": ONNX Runtime's ``quantize_dynamic``, int8 weights with activations quantized at run time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from edgeaudio_export.onnxruntime_path import ADVICE
+from edgeaudio_export.quiet import quiet_root
+
+
+def quantize_dynamically(
+    model: onnx.ModelProto, *, per_channel: bool = True, reduce_range: bool = False
+) -> onnx.ModelProto:
+    """Give every Conv, constant MatMul and LSTM of a float model int8 weights.
+
+    Args:
+        model: Float model; it is left as it was.
+        per_channel: One weight scale for each output channel.
+        reduce_range: Weights of 7 bits; see :class:`edgeaudio_export.quantization_recipe.QuantizationRecipe`.
+
+    Returns:
+        A model whose activations are float32, quantized to uint8 by their own extremes in front of each such
+        operation, so that no two calls need agree on a scale. A GRU stays float32.
+    """
+    # ONNX Runtime moves the weights of the model it is given into a temporary file.
+    own = onnx.ModelProto()
+    own.CopyFrom(model)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), quiet_root(ADVICE):
+        path = Path(folder) / "dynamic.onnx"
+        quantize_dynamic(
+            own,
+            str(path),
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
+        )
+        return onnx.load(str(path))

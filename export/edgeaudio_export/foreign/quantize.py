@@ -1,0 +1,67 @@
+"""A foreign step model quantized: to the integer graph for all engines where it fits, else for ONNX Runtime alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgeaudio_export.checks import check_streams
+from edgeaudio_export.errors import ExportError, LoweringError
+from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork, quantize_onnx_only
+from edgeaudio_export.foreign.step_model import StepModel
+from edgeaudio_export.foreign.torch_network import KeptOperation, OnnxNetwork, check_rebuilt, kept_operations
+from edgeaudio_export.quantization_recipe import QuantizationRecipe
+from edgeaudio_export.quantize import Backend, QuantizedNetwork, quantize_network
+from edgeaudio_export.step_graph import Features, Progress, export_step
+
+
+def quantize_foreign(
+    step: StepModel,
+    streams: Sequence[Features],
+    *,
+    recipe: QuantizationRecipe,
+    backend: Backend,
+    name: str,
+    progress: Progress | None = None,
+) -> QuantizedNetwork | OnnxOnlyNetwork:
+    """Quantize a float step model and lower it to the integer graph if all of its operations are there.
+
+    Args:
+        step: What :func:`edgeaudio_export.foreign.reader.read_step_model` read.
+        streams: Calibration features, each float32 ``[T, n_features]`` with T a positive multiple of ``step_frames``.
+        recipe: Method and options.
+        backend: Which path, where the integer graph is the goal; ONNX Runtime alone has its own.
+        name: Name of the graph.
+        progress: Called with (done, total) streams while calibrating.
+
+    Returns:
+        A network for all engines, or for ONNX Runtime alone with what kept it there.
+
+    Raises:
+        ExportError: A stream that does not fit, a method that the model cannot have, an activation without a range.
+    """
+    check_streams(step, streams)
+    if recipe.scheme.mode == "dynamic":
+        return quantize_onnx_only(step, streams, recipe=recipe, name=name, progress=progress)
+    kept = kept_operations(step)
+    network = None
+    if not kept:
+        network, kept = _rebuilt(step)
+    if network is not None:
+        check_rebuilt(network, step, streams[0])
+        try:
+            quantized = quantize_network(network, streams, backend=backend, recipe=recipe, name=name, progress=progress)
+            return replace(quantized, float_onnx=step.model.SerializeToString())
+        except LoweringError as error:
+            kept = (KeptOperation(operation="", count=0, reason=str(error)),)
+    return quantize_onnx_only(step, streams, recipe=recipe, name=name, kept=kept, progress=progress)
+
+
+def _rebuilt(step: StepModel) -> tuple[OnnxNetwork | None, tuple[KeptOperation, ...]]:
+    """The model in torch, if it can be traced and its operations stand where the integer graph wants them."""
+    try:
+        network = OnnxNetwork(step)
+        export_step(network)
+        return network, ()
+    except ExportError as error:
+        return None, (KeptOperation(operation="", count=0, reason=str(error)),)
