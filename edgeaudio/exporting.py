@@ -23,6 +23,7 @@ from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 
 if TYPE_CHECKING:
     from edgeaudio_export.calibration.calibrate import Calibration
+    from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork
     from edgeaudio_export.quantization_recipe import QuantizationRecipe
     from edgeaudio_export.quantize import Backend, QuantizedNetwork
     from edgeaudio_models.checkpoint import Checkpoint
@@ -80,13 +81,19 @@ def export_bundle(
         The certificate; the bundle is written even if it did not pass, so that it can be looked into.
     """
     refuse_overwrite(target, force=force)
-    quantized = quantize_checkpoint(checkpoint, training, choices)
+    quantized: QuantizedNetwork | OnnxOnlyNetwork
+    if quantization_recipe(checkpoint.recipe.calibration, choices).scheme.mode == "dynamic":
+        quantized = quantize_for_onnxruntime(checkpoint, training, choices)
+        simulation = None
+    else:
+        quantized = quantize_checkpoint(checkpoint, training, choices)
+        _say_coverage(checkpoint, quantized, probe)
+        simulation = quantized.simulate
     with staged_directory(target, force=force) as staged:
         write_quantized(staged, checkpoint, quantized)
-        _say_coverage(checkpoint, quantized, probe)
         bundle = open_bundle(staged)
         say("climbing the parity ladder")
-        side = torch_side(checkpoint, simulation=quantized.simulate)
+        side = torch_side(checkpoint, simulation=simulation)
         stages = run_ladder(bundle, probe[:LADDER_CLIPS], torch_side=side)
         document = certificate(bundle, stages)
         write_certificate(bundle, document, render_card(bundle, document))
@@ -151,6 +158,28 @@ def quantize_checkpoint(
         )
 
 
+def quantize_for_onnxruntime(checkpoint: Checkpoint, training: Examples, choices: ExportChoices) -> OnnxOnlyNetwork:
+    """Quantize a checkpoint by a method that ONNX Runtime alone computes."""
+    from edgeaudio_export.foreign.onnx_only import quantize_onnx_only
+    from edgeaudio_export.foreign.quantize import step_model_of_network
+
+    recipe = checkpoint.recipe.calibration
+    streams = calibration_streams(
+        checkpoint.features,
+        training.waveforms,
+        n_clips=choices.clips or recipe.clips,
+        step_frames=checkpoint.module.step_frames,
+    )
+    chosen = quantization_recipe(recipe, choices)
+    say(f"quantizing {checkpoint.name} to {chosen.method} by onnxruntime, {len(streams)} clips for its boundary")
+    with one_torch_thread(), progress_bar("calibrating") as progress:
+        step = step_model_of_network(checkpoint.module, streams)
+        quantized = quantize_onnx_only(step, streams, recipe=chosen, name=checkpoint.name, progress=progress)
+    for line in quantized.warnings():
+        say(line)
+    return quantized
+
+
 def quantization_recipe(recipe: CalibrationRecipe, choices: ExportChoices) -> QuantizationRecipe:
     """What the choices come to: ``choices.quantization``, or the defaults with the calibration of a checkpoint's
     ``recipe``; then whatever is chosen singly.
@@ -196,7 +225,7 @@ def _say_coverage(checkpoint: Checkpoint, quantized: QuantizedNetwork, probe: Se
         say(line)
 
 
-def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: QuantizedNetwork) -> None:
+def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: QuantizedNetwork | OnnxOnlyNetwork) -> None:
     """Fill an empty directory with the bundle of a quantized checkpoint; nothing is proven yet."""
     from edgeaudio_export.bundle_writer import BundleContents, write_bundle
     from edgeaudio_models.corpora import BACKGROUND_LABELS
@@ -221,19 +250,23 @@ def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: Quantize
     write_bundle(directory, contents, say=say)
 
 
-def _quantization(checkpoint: Checkpoint, quantized: QuantizedNetwork) -> Quantization:
+def _quantization(checkpoint: Checkpoint, quantized: QuantizedNetwork | OnnxOnlyNetwork) -> Quantization:
     return Quantization(
         backend=quantized.backend,
         method=quantized.recipe.method,
         calibration={**quantized.calibration.facts().to_dict(), **calibration_facts(checkpoint.features)},
         requantization=quantized.graph.requantization,
-        recipe=_recipe_facts(quantized),
+        recipe=recipe_facts(quantized),
     )
 
 
-def _recipe_facts(quantized: QuantizedNetwork) -> dict[str, Any]:
-    """The whole recipe, and what its recovery steps did."""
+def recipe_facts(quantized: QuantizedNetwork | OnnxOnlyNetwork) -> dict[str, Any]:
+    """The whole recipe, what its recovery steps did, and what keeps the network with ONNX Runtime."""
+    from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork
+
     values = quantized.recipe.to_dict()
+    if isinstance(quantized, OnnxOnlyNetwork):
+        return {**values, **quantized.facts()}
     return values if quantized.recovery is None else {**values, "recovered": quantized.recovery.to_dict()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,16 +12,27 @@ from edgeaudio.parity.report import render_stages
 from edgeaudio.progress import progress_bar
 from edgeaudio_export.calibration import METHODS
 from edgeaudio_export.quantization_recipe import METHODS as QUANTIZATION_METHODS
+from edgeaudio_export.quantization_recipe import ONNX_ONLY_METHODS
+from edgeaudio_runtime.errors import SpecError
+
+if TYPE_CHECKING:
+    from edgeaudio_export.quantization_recipe import QuantizationRecipe
 
 
 @click.command()
 @click.argument("model", type=PathType)
 @click.option("--output", type=PathType, required=True, help="Bundle directory to write.")
 @click.option("--data", "folder", type=PathType, help="Corpus to calibrate on, for a recipe that trains on recordings.")
-@click.option("--backend", type=click.Choice(["pt2e", "onnxruntime"]), default="pt2e", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["pt2e", "onnxruntime"]),
+    help="Who quantizes; default: pt2e, onnxruntime for dynamic_w8 and for an ONNX model with static methods.",
+)
 @click.option("--recipe", type=PathType, help="TOML file that says how to quantize: method, calibration, layers.")
 @click.option(
-    "--method", type=click.Choice(QUANTIZATION_METHODS), help="Method; default: the recipe's, or static_w8a8."
+    "--method",
+    type=click.Choice([*QUANTIZATION_METHODS, *ONNX_ONLY_METHODS]),
+    help="Method; default: the recipe's, or static_w8a8.",
 )
 @click.option("--calibration", type=click.Choice(METHODS), help="How ranges are chosen; default: the recipe's.")
 @click.option(
@@ -31,20 +42,41 @@ from edgeaudio_export.quantization_recipe import METHODS as QUANTIZATION_METHODS
 @click.option(
     "--max-drop", type=float, help="Raise the fewest layers until at most this many points of accuracy are lost."
 )
+@click.option("--front-end", help="For an ONNX model: name of a preset, or a JSON file with a feature specification.")
+@click.option("--labels", type=PathType, help="For an ONNX model: text file, one label a line in the order of logits.")
+@click.option("--task", type=click.Choice(["keyword", "ctc"]), help="For an ONNX model; default: keyword.")
+@click.option(
+    "--calibration-features", type=PathType, help="For an ONNX model: .npy of float32 [clips, T, F], instead of --data."
+)
+@click.option("--step-frames", type=click.IntRange(min=1), help="For an ONNX model that leaves its frames open.")
+@click.option(
+    "--window-frames", type=click.IntRange(min=1), help="For an ONNX model: frames a decision rests on; else measured."
+)
 @cache_option
 @force_option
 @json_option
 def export(
     model: Path, output: Path, folder: Path | None, cache: Path | None, force: bool, as_json: bool, **choices: Any
 ) -> None:
-    """Quantize MODEL, a checkpoint, and write a bundle with its certificate; exit 1 if it did not pass."""
-    document = run_export(model, output, folder, cache=cache, force=force, **choices)
+    """Quantize MODEL, a checkpoint or a float ONNX file, and write a certified bundle; exit 1 if it did not pass."""
+    foreign = {name: choices.pop(name) for name in _FOREIGN}
+    shared = {"cache": cache, "force": force, **choices}
+    if model.suffix == ".onnx":
+        document = run_onnx_export(model, output, folder, **foreign, **shared)
+    else:
+        given = [f"--{name.replace('_', '-')}" for name, value in foreign.items() if value is not None]
+        if given:
+            raise SpecError(f"{model}: {given} are for an ONNX model, whose file ends in .onnx; leave them out")
+        document = run_export(model, output, folder, **shared)
     if as_json:
         echo_json(document)
     else:
         click.echo(render_stages(document))
         click.echo(output)
     raise SystemExit(0 if document["passed"] else 1)
+
+
+_FOREIGN = ("front_end", "labels", "task", "calibration_features", "step_frames", "window_frames")
 
 
 def run_export(
@@ -73,9 +105,70 @@ def run_export(
         data = load_training_data(
             checkpoint.recipe, data_folder=folder, cache_folder=cache or default_cache_folder(), progress=progress
         )
-    chosen = ExportChoices(quantization=quantization, **choices)
+    chosen = ExportChoices(**_with_backend(choices, quantization, default="pt2e"), quantization=quantization)
     if max_drop is not None:
         from edgeaudio.precision import choose_precision
 
         chosen, _ = choose_precision(checkpoint, data, chosen, max_drop=max_drop)
     return export_bundle(checkpoint, data.train, list(data.validation.waveforms), output, choices=chosen, force=force)
+
+
+def run_onnx_export(
+    model: Path,
+    output: Path,
+    folder: Path | None,
+    *,
+    front_end: str | None,
+    labels: Path | None,
+    task: str | None,
+    calibration_features: Path | None,
+    recipe: Path | None = None,
+    cache: Path | None = None,
+    force: bool = False,
+    max_drop: float | None = None,
+    step_frames: int | None = None,
+    window_frames: int | None = None,
+    **choices: Any,
+) -> dict[str, Any]:
+    """Export a float ONNX model with what its file does not say."""
+    from edgeaudio import onnx_exporting as onnx_side
+    from edgeaudio.exporting import ExportChoices
+    from edgeaudio_export.quantization_recipe import load_quantization_recipe
+    from edgeaudio_models.corpora import default_cache_folder
+    from edgeaudio_runtime.staging import refuse_overwrite
+
+    refuse_overwrite(output, force=force)
+    if front_end is None or labels is None or (folder is None) == (calibration_features is None):
+        raise SpecError(
+            f"{model}: an ONNX model needs --front-end, --labels, and one of --data and --calibration-features"
+        )
+    if max_drop is not None:
+        raise SpecError(f"max_drop={max_drop:g} needs a checkpoint; choose layers of an ONNX model by --recipe")
+    quantization = None if recipe is None else load_quantization_recipe(recipe)
+    spec = onnx_side.read_front_end(front_end)
+    foreign = onnx_side.ForeignModel(
+        path=model, features=spec, labels=onnx_side.read_labels(labels), task=task or "keyword",
+        step_frames=step_frames, window_frames=window_frames,
+    )  # fmt: skip
+    if calibration_features is not None:
+        data = onnx_side.read_calibration_features(calibration_features, spec.n_features)
+    else:
+        assert folder is not None
+        data = onnx_side.load_calibration_clips(folder, spec, choices["clips"], cache or default_cache_folder())
+    chosen = ExportChoices(**_with_backend(choices, quantization, default="onnxruntime"), quantization=quantization)
+    return onnx_side.export_onnx(foreign, data, output, choices=chosen, force=force)
+
+
+def _with_backend(choices: dict[str, Any], quantization: QuantizationRecipe | None, *, default: str) -> dict[str, Any]:
+    """The choices with the backend that their method has, where none is chosen."""
+    from edgeaudio_export.quantization_recipe import QuantizationRecipe, decode
+
+    recipe = quantization or QuantizationRecipe()
+    mode = decode(choices.get("method") or recipe.method).mode
+    if mode == "dynamic":
+        default = "onnxruntime"
+    elif mode != "static":
+        default = "pt2e"
+    if mode == "dynamic" and choices.get("backend") == "pt2e":
+        raise SpecError("backend='pt2e' has no dynamic method; leave it out, ONNX Runtime computes dynamic_w8")
+    return {**choices, "backend": choices.get("backend") or default}

@@ -69,6 +69,11 @@ class OnnxOnly:
     """All float32."""
 
     @property
+    def requantization(self) -> str:
+        """A rule that manifests must name; no engine promises it here."""
+        return "fp32"
+
+    @property
     def exact_engines(self) -> tuple[str, ...]:
         """None: what ONNX Runtime computes in float has no rule."""
         return ()

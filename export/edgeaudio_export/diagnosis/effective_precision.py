@@ -112,8 +112,8 @@ def macs_of(graph: IntegerGraph, op: Op) -> int:
 
 # Where a weight stands among the inputs: QLinear operations take input, scale and zero point before it.
 _ONNX_WEIGHTS = {"Conv": 1, "FusedConv": 1, "Gemm": 1, "FusedGemm": 1, "MatMul": 1, "FusedMatMul": 1, "ConvInteger": 1,
-                 "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "QLinearConv": 3, "QGemm": 3,
-                 "QLinearMatMul": 3}  # fmt: skip
+                 "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "QLinearConv": 3,
+                 "QGemm": 3, "QLinearMatMul": 3}  # fmt: skip
 _ONNX_INTEGER = frozenset({"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
                            "QLinearConv", "QGemm", "QLinearMatMul", "DynamicQuantizeLSTM"})  # fmt: skip
 _ONNX_CELLS = frozenset({"GRU", "LSTM", "RNN", "DynamicQuantizeLSTM"})

@@ -27,6 +27,7 @@ from edgeaudio_export.onnxruntime_path import weight_overrides, write_qdq
 from edgeaudio_export.qdq import with_int32_biases
 from edgeaudio_export.quantization_plan import boundary_params
 from edgeaudio_export.quantization_recipe import QuantizationRecipe
+from edgeaudio_export.quantize import Backend
 from edgeaudio_export.step_graph import Features, Progress
 from edgeaudio_runtime.quantization import QuantParams
 
@@ -40,7 +41,7 @@ FUSED_CELLS = frozenset({"GRU", "LSTM", "RNN"})
 class OnnxOnlyNetwork:
     """What the bundle of a network for ONNX Runtime alone is made from."""
 
-    deployed: OnnxOnly
+    graph: OnnxOnly
     """The model that speaks codes."""
     float_onnx: bytes
     """Float reference, as :class:`edgeaudio_export.foreign.step_model.StepModel` describes it."""
@@ -55,9 +56,20 @@ class OnnxOnlyNetwork:
     float_operations: dict[str, int]
     """Operations with arithmetic that compute in float32, by name, with their number."""
 
+    @property
+    def backend(self) -> Backend:
+        """Always "onnxruntime"."""
+        return "onnxruntime"
+
+    @property
+    def recovery(self) -> None:
+        """Always None: recovery steps work on what the integer graph holds."""
+        return None
+
     def warnings(self) -> list[str]:
         """One line for each thing that a user would not expect."""
-        lines = []
+        reasons = ", ".join(entry.describe() for entry in self.kept) or f"method {self.recipe.method}"
+        lines = [f"for ONNX Runtime only, no numpy and no LiteRT model; kept there by {reasons}"]
         cells = {kind: n for kind, n in self.float_operations.items() if kind in FUSED_CELLS}
         if cells and self.recipe.scheme.mode != "float":
             shown = ", ".join(f"{n} {kind}" for kind, n in cells.items())
@@ -108,7 +120,7 @@ def quantize_onnx_only(
     quantized = _quantized(step, model, nodes, calibration, recipe)
     params = [_boundary(calibration, edge, recipe) for edge in ("features", "logits")]
     return OnnxOnlyNetwork(
-        deployed=with_codes(quantized, step, *params, name=name),
+        graph=with_codes(quantized, step, *params, name=name),
         float_onnx=step.model.SerializeToString(),
         simulate=OnnxRunner(quantized, step).run_stream,
         calibration=calibration,

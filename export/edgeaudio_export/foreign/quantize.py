@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edgeaudio_export.checks import check_streams
+from edgeaudio_export.checks import check_network, check_states, check_streaming, check_streams
 from edgeaudio_export.errors import ExportError, LoweringError
+from edgeaudio_export.float_onnx import to_onnx
 from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork, quantize_onnx_only
-from edgeaudio_export.foreign.step_model import StepModel
+from edgeaudio_export.foreign.step_model import StepModel, step_model_of
 from edgeaudio_export.foreign.torch_network import KeptOperation, OnnxNetwork, check_rebuilt, kept_operations
+from edgeaudio_export.network import StreamingNetwork, frozen_copy
 from edgeaudio_export.quantization_recipe import QuantizationRecipe
 from edgeaudio_export.quantize import Backend, QuantizedNetwork, quantize_network
 from edgeaudio_export.step_graph import Features, Progress, export_step
@@ -65,3 +67,18 @@ def _rebuilt(step: StepModel) -> tuple[OnnxNetwork | None, tuple[KeptOperation, 
         return network, ()
     except ExportError as error:
         return None, (KeptOperation(operation="", count=0, reason=str(error)),)
+
+
+def step_model_of_network(network: StreamingNetwork, streams: Sequence[Features]) -> StepModel:
+    """The float step model of a streaming network, checked as for the integer graph.
+
+    Raises:
+        ExportError: The network does not stream, hides state, or the streams do not fit.
+    """
+    check_network(network)
+    check_streams(network, streams)
+    network = frozen_copy(network)
+    check_states(network)
+    step = export_step(network)
+    check_streaming(network, streams[0])
+    return step_model_of(to_onnx(step.module, step), network.state_names)

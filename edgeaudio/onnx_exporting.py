@@ -1,0 +1,248 @@
+"""From a float ONNX model of elsewhere to a proven bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio.calibration_clips import CALIBRATION_SEED, calibration_facts, calibration_streams
+from edgeaudio.card import render_card
+from edgeaudio.exporting import LADDER_CLIPS, ExportChoices, golden_samples, quantization_recipe, recipe_facts
+from edgeaudio.parity.certificate import certificate, write_certificate
+from edgeaudio.parity.ladder import one_torch_thread, run_ladder
+from edgeaudio.progress import progress_bar, say
+from edgeaudio_runtime.bundle import open_bundle
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.features import FeatureSpec
+from edgeaudio_runtime.manifest import Quantization
+from edgeaudio_runtime.presets import PRESETS, preset
+from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
+
+if TYPE_CHECKING:
+    from edgeaudio_export.bundle_writer import BundleContents
+    from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork
+    from edgeaudio_export.foreign.step_model import StepModel
+    from edgeaudio_export.quantize import QuantizedNetwork
+
+Features = npt.NDArray[np.float32]
+Int16 = npt.NDArray[np.int16]
+
+CALIBRATION_CLIPS = 512
+"""Calibration clips where the caller does not say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForeignModel:
+    """What an ONNX file does not say of itself."""
+
+    path: Path
+    """The float step model."""
+    features: FeatureSpec
+    """Front end it was trained with."""
+    labels: tuple[str, ...]
+    """In the order of its logits."""
+    task: str = "keyword"
+    """"keyword" or "ctc"."""
+    step_frames: int | None = None
+    """Feature frames a step takes, where the file leaves it open."""
+    window_frames: int | None = None
+    """Feature frames a decision rests on; None measures the receptive field."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationData:
+    """What the ranges are found on, and recordings for the ladder."""
+
+    streams: Sequence[Features] | None = None
+    """Features ``[T, n_features]``; None computes them from ``clips``."""
+    clips: Sequence[Int16] = ()
+    """Recordings at the rate of the front end."""
+
+
+def export_onnx(
+    model: ForeignModel, data: CalibrationData, target: Path, *, choices: ExportChoices, force: bool = False
+) -> dict[str, Any]:
+    """Write the bundle of an ONNX model with its certificate and card.
+
+    Args:
+        model: The file and what belongs to it.
+        data: For calibration.
+        target: Directory to write.
+        choices: Backend, method and calibration.
+        force: Replace ``target``.
+
+    Returns:
+        The certificate; the bundle is written even if it did not pass, so that it can be looked into.
+    """
+    from edgeaudio_export.bundle_writer import write_bundle
+    from edgeaudio_export.foreign.reader import read_step_model
+
+    refuse_overwrite(target, force=force)
+    step = read_step_model(
+        model.path,
+        n_features=model.features.n_features,
+        n_labels=len(model.labels),
+        step_frames=model.step_frames,
+    )
+    quantized = _quantize(model, step, data, choices)
+    with staged_directory(target, force=force) as staged:
+        write_bundle(staged, _contents(model, step, quantized, data), say=say)
+        bundle = open_bundle(staged)
+        say("climbing the parity ladder")
+        document = certificate(bundle, run_ladder(bundle, data.clips[-LADDER_CLIPS:]))
+        write_certificate(bundle, document, render_card(bundle, document))
+    return document
+
+
+def _quantize(
+    model: ForeignModel, step: StepModel, data: CalibrationData, choices: ExportChoices
+) -> QuantizedNetwork | OnnxOnlyNetwork:
+    from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork
+    from edgeaudio_export.foreign.quantize import quantize_foreign
+    from edgeaudio_models.recipe import CalibrationRecipe
+
+    recipe = quantization_recipe(CalibrationRecipe(), choices)
+    streams = data.streams
+    if streams is None:
+        n_clips = choices.clips or CALIBRATION_CLIPS
+        streams = calibration_streams(model.features, data.clips, n_clips=n_clips, step_frames=step.step_frames)
+    say(f"quantizing {model.path.name} to {recipe.method} by {choices.backend}, {len(streams)} calibration clips")
+    with one_torch_thread(), progress_bar("calibrating") as progress:
+        quantized = quantize_foreign(
+            step, streams, recipe=recipe, backend=choices.backend, name=model.path.stem, progress=progress
+        )
+    if isinstance(quantized, OnnxOnlyNetwork):
+        for line in quantized.warnings():
+            say(line)
+    return quantized
+
+
+def _contents(
+    model: ForeignModel, step: StepModel, quantized: QuantizedNetwork | OnnxOnlyNetwork, data: CalibrationData
+) -> BundleContents:
+    from edgeaudio_export.bundle_writer import BundleContents
+    from edgeaudio_export.foreign.receptive_field import receptive_field_frames
+    from edgeaudio_models.corpora import BACKGROUND_LABELS
+
+    field = receptive_field_frames(step)
+    source = {"levels_db": None, "seed": None} if data.streams is not None else calibration_facts(model.features)
+    return BundleContents(
+        name=model.path.stem,
+        task=model.task,
+        labels=model.labels,
+        background_labels=tuple(label for label in model.labels if label in BACKGROUND_LABELS),
+        features=model.features,
+        graph=quantized.graph,
+        float_onnx=quantized.float_onnx,
+        latency_frames=0,
+        receptive_field_frames=field,
+        window_frames=(model.window_frames or field) if model.task == "keyword" else None,
+        quantization=Quantization(
+            backend=quantized.backend,
+            method=quantized.recipe.method,
+            calibration={**quantized.calibration.facts().to_dict(), **source},
+            requantization=quantized.graph.requantization,
+            recipe=recipe_facts(quantized),
+        ),
+        decoding=_decoding(model),
+        provenance=_provenance(model),
+        golden_samples=golden_samples(model.labels, model.features.sample_rate),
+    )
+
+
+def _decoding(model: ForeignModel) -> dict[str, Any]:
+    if model.task == "keyword":
+        from edgeaudio_runtime.detector_config import DetectorConfig
+
+        return DetectorConfig().to_dict()
+    from edgeaudio_runtime.ctc_decoder import DecoderConfig
+
+    return DecoderConfig(separator=" " if any(len(label) > 1 for label in model.labels[1:]) else "").to_dict()
+
+
+def _provenance(model: ForeignModel) -> dict[str, Any]:
+    import onnx
+
+    graph = onnx.load(model.path).graph
+    return {
+        "architecture": f"ONNX model {model.path.name}",
+        "parameters": int(sum(np.prod(entry.dims) for entry in graph.initializer if entry.data_type == 1)),
+        "source_sha256": hashlib.sha256(model.path.read_bytes()).hexdigest(),
+        "edgeaudio": metadata.version("edgeaudio"),
+    }
+
+
+def read_front_end(text: str) -> FeatureSpec:
+    """A preset by its name, or a feature specification from a JSON file.
+
+    Raises:
+        SpecError: Neither, or a specification that needs the whole recording.
+    """
+    if text in PRESETS:
+        return preset(text)
+    path = Path(text)
+    if not path.is_file():
+        raise SpecError(f"front-end={text!r} must be a file of JSON, or one of {sorted(PRESETS)}")
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise SpecError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: must hold an object with the fields of a feature specification")
+    return FeatureSpec.from_dict(values)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Labels of a text file, one a line in the order of the logits.
+
+    Raises:
+        SpecError: No label, or one twice.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: must be text in UTF-8, one label a line") from error
+    labels = tuple(line.strip() for line in lines if line.strip())
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if not labels or twice:
+        raise SpecError(f"{path}: labels={twice or list(labels)} must be at least one, each once, one a line")
+    return labels
+
+
+def read_calibration_features(path: Path, n_features: int) -> CalibrationData:
+    """Features of a ``.npy`` file: float32 ``[clips, T, n_features]`` or one stream ``[T, n_features]``.
+
+    Raises:
+        SpecError: Not such a file.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise SpecError(f"{path}: not a .npy file of numbers; write it with numpy.save") from error
+    if array.ndim not in (2, 3) or array.dtype != np.float32 or array.shape[-1] != n_features:
+        raise SpecError(f"{path}: holds {array.dtype}{list(array.shape)}, must be float32 [clips, T, {n_features}]")
+    return CalibrationData(streams=list(array if array.ndim == 3 else array[None]))
+
+
+def load_calibration_clips(folder: Path, spec: FeatureSpec, n_clips: int | None, cache: Path | None) -> CalibrationData:
+    """Recordings of any corpus the loaders know, some drawn with a fixed seed and others for the ladder."""
+    from edgeaudio_models.corpora import load_waveforms, open_corpus
+    from edgeaudio_models.recipe_data import CLIP_SECONDS
+
+    clips = open_corpus(folder).clips
+    wanted = min(len(clips), (n_clips or CALIBRATION_CLIPS) + LADDER_CLIPS)
+    chosen = [clips[i] for i in np.random.default_rng(CALIBRATION_SEED).permutation(len(clips))[:wanted]]
+    rate = spec.sample_rate
+    with progress_bar("loading clips") as progress:
+        waveforms = load_waveforms(
+            chosen, sample_rate=rate, n_samples=CLIP_SECONDS * rate, cache_folder=cache, progress=progress
+        )
+    return CalibrationData(clips=list(waveforms))
