@@ -24,8 +24,8 @@ METHODS = ("static_w8a8", "static_w8a16", "weight_only_w8", "float16", "float32"
 """Methods by name; :func:`decode` says what each means. All end in the integer graph."""
 ONNX_ONLY_METHODS = ("dynamic_w8",)
 """Methods that ONNX Runtime alone computes; see :mod:`edgeaudio_export.dynamic`."""
-RECOVERY_STEPS = ("equalize", "adaround", "bias_correction", "qat")
-"""Steps that win accuracy back before anything is quantized, by name."""
+RECOVERY_STEPS = ("equalize", "adaround", "bias_correction", "qat", "ranges")
+"""Steps that win accuracy back, by name: rewrites of the float network, then "ranges", which refines calibration."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +138,11 @@ class QuantizationRecipe:
     def scheme(self) -> Scheme:
         """What the method's name stands for."""
         return decode(self.method)
+
+    @property
+    def rewrites(self) -> tuple[str, ...]:
+        """The recovery steps that change the float network."""
+        return tuple(step for step in self.recovery if step != "ranges")
 
     def symmetric(self, activations: Activations) -> bool:
         """Whether codes of this type have zero point 0."""

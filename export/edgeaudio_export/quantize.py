@@ -20,6 +20,7 @@ from edgeaudio_export.pt2e import Pt2eResult, quantize_with_pt2e
 from edgeaudio_export.qdq import with_int32_biases
 from edgeaudio_export.quantization_plan import plan_quantization
 from edgeaudio_export.quantization_recipe import QuantizationRecipe
+from edgeaudio_export.recovery.ranges import refine_ranges
 from edgeaudio_export.recovery.recover import RecoveryFacts, StepProgress, recover
 from edgeaudio_export.step_graph import Features, Progress, StepGraph, export_step
 from edgeaudio_export.verification import LoweringFacts, verify_lowering
@@ -98,15 +99,18 @@ def quantize_network(
     float_onnx = to_onnx(original.module, original)
     step, recovery = _recovered(original, streams, recipe, progress)
     # Recovery changes the network, so its activations are observed anew.
-    if not isinstance(calibration, Calibration) or recovery is not None:
+    if not isinstance(calibration, Calibration) or recipe.rewrites:
         calibration = calibrate(step, streams, recipe.calibration, progress)
+    if "ranges" in recipe.recovery:
+        calibration, found = refine_ranges(
+            step, calibration, streams, reference=original, recipe=recipe, progress=progress
+        )
+        recovery = RecoveryFacts(steps=(*(recovery.steps if recovery else ()), ("ranges", found)))
     plan = plan_quantization(step, calibration, recipe)
     if backend == "pt2e":
         quantized: Pt2eResult | OnnxRuntimeResult = quantize_with_pt2e(step, plan)
     else:
-        quantized = quantize_with_onnxruntime(
-            step, float_onnx if recovery is None else to_onnx(step.module, step), plan
-        )
+        quantized = quantize_with_onnxruntime(step, to_onnx(step.module, step) if recipe.rewrites else float_onnx, plan)
     qdq = with_int32_biases(quantized.qdq)
     float_weights: FloatWeights = "float16" if recipe.scheme.weights == "float16" else "float32"
     graph = lower(qdq, name=name, state_names=step.network.state_names, float_weights=float_weights)
@@ -138,8 +142,8 @@ def _exported(network: StreamingNetwork, streams: Sequence[Features]) -> StepGra
 def _recovered(
     step: StepGraph, streams: Sequence[Features], recipe: QuantizationRecipe, progress: Progress | None
 ) -> tuple[StepGraph, RecoveryFacts | None]:
-    """The step graph after the recovery steps of the recipe, and what they did."""
-    if not recipe.recovery:
+    """The step graph after the rewrites of the recipe, and what they did."""
+    if not recipe.rewrites:
         return step, None
     return recover(step, streams, recipe, progress=None if progress is None else _for_each_step(progress))
 

@@ -27,19 +27,22 @@ def step(float_network: Callable[[str], Any]) -> StepGraph:
     return export_step(frozen_copy(float_network("Ctc")))
 
 
+REWRITES = tuple(name for name in RECOVERY_STEPS if name != "ranges")
+
+
 def test_all_steps_run_in_the_order_of_the_recipe(step: StepGraph, streams: list[Any]) -> None:
     seen: list[str] = []
     done, facts = recover(
         step,
         streams[:4],
-        QuantizationRecipe(recovery=RECOVERY_STEPS),
+        QuantizationRecipe(recovery=REWRITES),
         rounding=RoundingSpec(iterations=3, batch=2),
         training=TrainingSpec(epochs=1),
         progress=lambda name, *_: seen.append(name),
     )
     document = json.loads(json.dumps(facts.to_dict()))
-    assert [found["step"] for found in document["steps"]] == list(RECOVERY_STEPS)
-    assert list(dict.fromkeys(seen)) == list(RECOVERY_STEPS)
+    assert [found["step"] for found in document["steps"]] == list(REWRITES)
+    assert list(dict.fromkeys(seen)) == list(REWRITES)
     assert list(layers_of(done)) == list(layers_of(step))
     assert document["steps"][3]["loss"] == "distillation"
 

@@ -7,7 +7,7 @@ reports all read them from one :class:`Calibration`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ class Calibration:
     """Streams that were rolled out."""
     frames: int
     """Feature frames in all of them."""
+    factors: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """What the chosen range of a group is multiplied with; see :mod:`edgeaudio_export.recovery.ranges`."""
 
     def range(self, name: str, dtype: str = "int8", *, symmetric: bool = False) -> Range:
         """The range that codes of ``dtype`` shall cover in the group ``name``.
@@ -50,7 +52,11 @@ class Calibration:
         """
         if name not in self.statistics:
             raise ExportError(f"group={name!r} has no calibrated range; there are {list(self.statistics)}")
-        return self.statistics[name].choose(self.spec, dtype, symmetric=symmetric)
+        chosen, factor = (
+            self.statistics[name].choose(self.spec, dtype, symmetric=symmetric),
+            self.factors.get(name, 1.0),
+        )
+        return replace(chosen, low=chosen.low * factor, high=chosen.high * factor)
 
     def ranges(self, dtype: str = "int8", *, symmetric: bool = False) -> dict[str, Range]:
         """:meth:`range` of every group that has one."""
@@ -73,7 +79,7 @@ class Calibration:
                     f"{name}={getattr(spec, name)} must be {getattr(self.spec, name)}, with which the streams were "
                     "observed; calibrate again"
                 )
-        return replace(self, spec=spec)
+        return replace(self, spec=spec, factors=MappingProxyType({}))
 
     def facts(self) -> CalibrationFacts:
         """What a manifest says."""

@@ -1,4 +1,4 @@
-"""The recovery steps of a recipe, one after the other."""
+"""The recovery steps of a recipe that rewrite the float network, one after the other."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ def recover(
 ) -> tuple[StepGraph, RecoveryFacts]:
     """Run ``recipe.recovery`` on a float step graph; quantize what comes back, by either path.
 
+    All steps but "ranges", which changes no weight and has its turn when the result has been calibrated.
+
     Args:
         step: Float step graph; it is left as it was. The float reference of a bundle is to be made from this one.
         streams: Features ``[T, n_features]`` that all steps measure on, each from reset.
@@ -68,7 +70,7 @@ def recover(
     """
     _check_order(recipe.recovery)
     reference, facts = step, []
-    for name in recipe.recovery:
+    for name in recipe.rewrites:
         report = partial(progress, name) if progress is not None else None
         found: Facts
         if name == "equalize":
