@@ -56,6 +56,18 @@ def _network(bundle: Bundle) -> Iterator[str]:
         f'- {quantization.method} by {quantization.backend}, requantization "{quantization.requantization}", ranges by '
         f"{calibration.get('method')} over {calibration.get('clips')} clips"
     )
+    if quantization.recipe.get("only_for"):
+        yield f"- {only_for(quantization.recipe)}"
+
+
+def only_for(recipe: Mapping[str, Any]) -> str:
+    """Which engine alone runs the network, what keeps it there, and what it computes in float."""
+    kept = [f"{entry['count'] or ''} {entry['operation'] or entry['reason']}".strip() for entry in recipe["kept_by"]]
+    in_float = [f"{count} {operation}" for operation, count in recipe["float_operations"].items()]
+    return (
+        f"for {recipe['only_for']} only, kept there by {', '.join(kept) or 'method ' + recipe['method']}; in float32: "
+        f"{', '.join(in_float) or 'nothing'}"
+    )
 
 
 def _quality(proof: Mapping[str, Any]) -> Iterator[str]:

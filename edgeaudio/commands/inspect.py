@@ -14,6 +14,7 @@ from edgeaudio.commands.options import PathType, echo_json, json_option
 @json_option
 def inspect(bundle: Path, as_json: bool) -> None:
     """Say what BUNDLE is, and how much of it really runs in int8 on each engine."""
+    from edgeaudio.card import only_for
     from edgeaudio.inspection import effective_precision
     from edgeaudio_runtime.bundle import open_bundle
 
@@ -26,6 +27,9 @@ def inspect(bundle: Path, as_json: bool) -> None:
     click.echo(f"{opened.name}: {opened.task}, labels {', '.join(opened.labels)}")
     field = f"receptive field {network.receptive_field_frames}"
     click.echo(f"step {network.step_frames} frames, {field}, {len(network.states)} states")
+    recipe = opened.manifest.quantization.recipe
+    if recipe.get("only_for"):
+        click.echo(only_for(recipe))
     for engine, row in precision.items():
         click.echo(
             f"{engine:14s}{row['int8_macs_share']:7.1%} of {row['macs_per_step']:,} multiply-accumulates a step and "

@@ -21,7 +21,7 @@ def quantize_dynamically(
 
     Args:
         model: Float model; it is left as it was.
-        per_channel: One weight scale for each output channel.
+        per_channel: One weight scale for each output channel of a MatMul or LSTM; ONNX Runtime gives a Conv one alone.
         reduce_range: Weights of 7 bits; see :class:`edgeaudio_export.quantization_recipe.QuantizationRecipe`.
 
     Returns:
