@@ -97,6 +97,15 @@ def test_an_lstm_is_quantized_and_a_gru_is_not(tmp_path: Path) -> None:
     assert "GRU" in kinds["GRU"]
 
 
+def test_large_cells_whose_weights_are_turned_in_the_file_are_quantized_too(tmp_path: Path) -> None:
+    # From about 1,000 weights on torch's exporter leaves their order to be changed at run time.
+    path = write_onnx(tmp_path / "m.onnx", RecurrentNet(10, 5, hidden=64, cell="LSTM"), n_features=10)
+    model = read_step_model(path, n_features=10, n_labels=5).model
+    dynamic = quantize_dynamically(model)
+    assert "DynamicQuantizeLSTM" in {node.op_type for node in dynamic.graph.node}
+    assert len(dynamic.SerializeToString()) < 0.4 * len(model.SerializeToString())
+
+
 def test_the_integer_graph_does_not_hold_it(float_network: Any, streams: Any) -> None:
     with pytest.raises(ExportError, match=r"method='dynamic_w8' yields no integer graph, ONNX Runtime alone computes"):
         quantize_network(float_network("Keyword"), streams, recipe=QuantizationRecipe(method="dynamic_w8"), name="net")

@@ -40,7 +40,8 @@ def quantizable_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     constants = set(constants_of(model.graph))
     for node in nodes:
         # ONNX Runtime 1.31 would carry the codes on by itself, in a way that its own next pass then refuses (opset 21).
-        if node.op_type in MOVING and {name for name in node.input if name not in constants} <= on_codes:
+        data = {name for name in node.input if name not in constants}
+        if node.op_type in MOVING and data and data <= on_codes:
             on_codes.add(node.output[0])
     return [node for node in nodes if node.output[0] in on_codes]
 

@@ -14,7 +14,14 @@ from onnx import numpy_helper
 
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.float_onnx import OPSET_INT16, input_names, output_names
-from edgeaudio_export.foreign.step_model import StepModel, constants_of, fix_shapes, rename, step_model_of
+from edgeaudio_export.foreign.step_model import (
+    StepModel,
+    constants_of,
+    fix_shapes,
+    fold_constants,
+    rename,
+    step_model_of,
+)
 
 OLDEST_OPSET = 13
 """The first one whose DequantizeLinear knows channels, and whose Squeeze takes its axes as an input."""
@@ -69,7 +76,9 @@ def _load(path: Path) -> onnx.ModelProto:
     for name, constant in constants_of(model.graph).items():
         if constant.data_type == _FLOAT and not np.isfinite(numpy_helper.to_array(constant)).all():
             raise ExportError(f"weight {name!r} holds NaN or infinite values; train again or take another file")
-    return _converted(model)
+    model = _converted(model)
+    fold_constants(model)
+    return model
 
 
 def _check_external(model: onnx.ModelProto, folder: Path) -> None:

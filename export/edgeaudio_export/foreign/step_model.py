@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from edgeaudio_export.float_onnx import OPSET_INT16, input_names, output_names
 from edgeaudio_export.network import States
@@ -98,6 +99,31 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
         elif node.op_type == "Constant":
             found[node.output[0]] = numpy_helper.from_array(_plain(node.attribute[0]), node.output[0])
     return found
+
+
+def fold_constants(model: onnx.ModelProto) -> None:
+    """Compute what only rearranges constants once, in the file: exporters leave large weights to be turned at run time,
+    and quantizers then do not know them for weights.
+    """
+    graph = model.graph
+    values = {name: numpy_helper.to_array(tensor) for name, tensor in constants_of(graph).items()}
+    for node in list(graph.node):
+        inputs = [name for name in node.input if name]
+        if node.op_type not in _REARRANGING or not all(name in values for name in inputs):
+            continue
+        evaluator = ReferenceEvaluator(node, opsets={"": _opset(model)})
+        results = evaluator.run(None, {name: values[name] for name in inputs})
+        graph.node.remove(node)
+        for name, result in zip(node.output, results, strict=True):
+            values[name] = np.asarray(result)
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values[name]), name))
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [entry for entry in graph.initializer if entry.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+_REARRANGING = frozenset({"Transpose", "Reshape", "Slice", "Concat", "Squeeze", "Unsqueeze", "Split", "Gather", "Cast"})
 
 
 def _plain(attribute: onnx.AttributeProto) -> npt.NDArray[np.generic]:
