@@ -23,6 +23,9 @@ REQUANTIZATIONS: tuple[str, ...] = get_args(Requantization)
 
 _RANGES = {"int8": (-128, 127), "int16": (-32768, 32767), "int32": (-(2**31), 2**31 - 1)}
 
+_SMALLEST_SCALE = float(np.finfo(np.float32).smallest_subnormal)
+_LARGEST_SCALE = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantParams:
@@ -42,8 +45,10 @@ class QuantParams:
     def __post_init__(self) -> None:
         if self.dtype not in _RANGES:
             raise SpecError(f"dtype={self.dtype!r} must be one of {sorted(_RANGES)}")
-        if not self.scale or any(not (np.isfinite(s) and s > 0) for s in self.scale):
-            raise SpecError(f"scale={self.scale!r} must be finite and > 0; was the tensor constant during calibration?")
+        if not self.scale or not all(_SMALLEST_SCALE <= s <= _LARGEST_SCALE for s in self.scale):
+            raise SpecError(
+                f"scale={self.scale!r} must be finite and > 0 as float32; was the tensor constant during calibration?"
+            )
         if self.axis is None and len(self.scale) != 1:
             raise SpecError(f"scale has {len(self.scale)} values and axis=None; give the axis they run along")
         if not self.low <= self.zero_point <= self.high:

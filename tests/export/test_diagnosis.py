@@ -157,8 +157,10 @@ def test_louder_streams_than_those_of_the_calibration_show_as_clipping(step: Any
     features, stem, *_ = report_tensors(step("Keyword"), graph, pair_layers(step("Keyword"), graph), 4 * probes)
     assert features.causes["clipping"] > 0.9
     assert stem.causes["clipping"] + stem.causes["input"] > 0.9
+    assert features.saturated_share > 0.1
+    # A relu lets half of the values through, and a convolution averages: fewer are clipped, but some.
+    assert stem.saturated_share > 0.01
     for report in (features, stem):
-        assert report.saturated_share > 0.1
         assert report.maximum > report.clip_high
 
 

@@ -49,7 +49,9 @@ def clips(networks: ModuleType, n_clips: int, seed: int) -> tuple[Tensor, Tensor
 
 @pytest.fixture(scope="module")
 def trained(networks: ModuleType) -> StepGraph:
-    network: Any = networks.settled(networks.Keyword(n_blocks=1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network: Any = networks.settled(networks.Keyword(n_blocks=1))
     features, labels = clips(networks, 640, 0)
     network.train()
     network.average.weight.requires_grad_(False)

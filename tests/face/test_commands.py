@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeaudio_runtime.front_end import front_end_in_use
+from edgeaudio_runtime.presets import preset
+
 pytestmark = pytest.mark.slow
 
 STAGE_FIELDS = {"name", "reference", "candidate", "compared", "mismatches", "tolerance", "passed"}
@@ -21,6 +24,8 @@ DEVIATIONS = {"max_lsb", "max_abs_error", "sqnr_db"}
 TASK_FIELDS = {"metric", "float", "int8", "delta", "ci95", "agreement", "n"}
 ENGINES = ("numpy", "onnxruntime", "litert")
 TORCH_STAGES = {"float streaming", "float export", "lowering"}
+NATIVE = front_end_in_use(preset("log_mel")) == "native"
+NATIVE_STAGES = {"native front end", "native feature codes"} if NATIVE else set()
 
 # Multiply-accumulates a step of the recipe's network, by hand: 4 feature frames are 2 internal frames of 16 channels.
 STEM_MACS = 2 * 16 * 5 * 40
@@ -112,7 +117,7 @@ def test_the_certificate_has_the_fields_others_read(proof: dict[str, Any]) -> No
     for stage in proof["stages"]:
         assert set(stage) >= STAGE_FIELDS
         assert set(stage) - STAGE_FIELDS <= DEVIATIONS
-        exact = stage["name"].startswith(("engine", "streaming", "lowering"))
+        exact = stage["name"].startswith(("engine", "streaming", "lowering", "native feature codes"))
         assert ("max_lsb" in stage) == exact
     assert set(proof["task"]) >= TASK_FIELDS
     assert proof["task"]["metric"] == "accuracy"
@@ -121,7 +126,7 @@ def test_the_certificate_has_the_fields_others_read(proof: dict[str, Any]) -> No
 def test_every_neighbour_is_compared_and_no_code_is_off(proof: dict[str, Any]) -> None:
     stages = {stage["name"]: stage for stage in proof["stages"]}
     assert set(stages) == {
-        "front end", "training front end", *TORCH_STAGES, "quantization",
+        "front end", "training front end", *NATIVE_STAGES, *TORCH_STAGES, "quantization",
         *(f"{what} {engine}" for what in ("engine", "streaming", "events") for engine in ENGINES),
     }  # fmt: skip
     for what in ("engine", "streaming"):
@@ -260,8 +265,13 @@ def test_the_benchmark_names_every_figure(run: Any, face: Any) -> None:
     document = json.loads(result.stdout)
     assert document["unit"] == "microseconds per 10 ms of audio"
     assert set(document["engines"]) == set(document["cold_start"]) == set(ENGINES)
-    assert set(document["pipeline"]) == {f"{engine}, {ms} ms" for engine in ENGINES for ms in (40, 100)}
-    assert set(document["front_end"]) >= {"numpy, 10 ms", "numpy, 100 ms"}
+    engines = {f"{engine}, {ms} ms" for engine in ENGINES for ms in (40, 100)}
+    assert set(document["pipeline"]) - engines == (
+        {f"litert, {ms} ms, numpy front end" for ms in (40, 100)} if NATIVE else set()
+    )
+    assert set(document["front_end"]) >= {
+        f"{name}, {ms} ms" for name in (["numpy", "native"] if NATIVE else ["numpy"]) for ms in (10, 100)
+    }
     for section in ("front_end", "engines", "pipeline"):
         for row in document[section].values():
             assert set(row) - {"real_time_factor"} == {"median_us", "p95_us", "min_us"}
@@ -272,7 +282,9 @@ def test_the_benchmark_names_every_figure(run: Any, face: Any) -> None:
     assert {name: document["sizes_bytes"][name] for name in sizes} == sizes
 
 
-@pytest.mark.parametrize("command", ["data", "train", "export", "parity", "bench", "inspect", "demo"])
+@pytest.mark.parametrize(
+    "command", ["data", "train", "export", "parity", "bench", "inspect", "demo", "diagnose", "sweep", "theory"]
+)
 def test_every_command_has_help_on_stdout(run: Any, command: str) -> None:
     result = run(command, "--help")
     assert (result.exit_code, result.stderr) == (0, "")
