@@ -28,7 +28,18 @@ def _head(bundle: Bundle) -> Iterator[str]:
     yield ""
     words = [label for label in bundle.labels if label not in bundle.background_labels and label != "<blank>"]
     doing = "detects the keywords" if bundle.task == "keyword" else "transcribes the words"
-    yield f"An int8 network that {doing} {', '.join(words)} in a stream of audio."
+    yield f"{_KINDS.get(bundle.manifest.quantization.method, "A network")} that {doing} {', '.join(words)} in a stream of audio."
+
+
+_KINDS = {
+    "static_w8a8": "An int8 network",
+    "static_w8a16": "A network of int8 weights and int16 activations",
+    "dynamic_w8": "A network of int8 weights, activations quantized as it runs,",
+    "weight_only_w8": "A float network of int8 weights",
+    "float16": "A float network of float16 weights",
+    "float32": "A float network",
+}
+"""What a quantization method makes of a network."""
 
 
 def _hears(bundle: Bundle) -> Iterator[str]:

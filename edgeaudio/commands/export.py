@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from edgeaudio.commands.foreign import foreign_options, read_foreign, refuse_for_checkpoint, with_backend
 from edgeaudio.commands.options import PathType, cache_option, echo_json, force_option, json_option
 from edgeaudio.parity.report import render_stages
 from edgeaudio.progress import progress_bar
 from edgeaudio_export.calibration import METHODS
 from edgeaudio_export.quantization_recipe import METHODS as QUANTIZATION_METHODS
-from edgeaudio_export.quantization_recipe import ONNX_ONLY_METHODS
+from edgeaudio_export.quantization_recipe import ONNX_ONLY_METHODS, RECOVERY_STEPS
 from edgeaudio_runtime.errors import SpecError
-
-if TYPE_CHECKING:
-    from edgeaudio_export.quantization_recipe import QuantizationRecipe
 
 
 @click.command()
@@ -40,15 +38,17 @@ if TYPE_CHECKING:
 )
 @click.option("--clips", type=click.IntRange(min=1), help="Number of calibration clips; default: the recipe's.")
 @click.option(
+    "--recovery",
+    callback=lambda _context, _option, text: tuple(text.split("+")) if text else None,
+    help=f"Steps that win accuracy back, joined by '+', of {', '.join(RECOVERY_STEPS)}; default: the recipe's.",
+)
+@click.option(
     "--max-drop", type=float, help="Raise the fewest layers until at most this many points of accuracy are lost."
 )
-@click.option("--front-end", help="For an ONNX model: name of a preset, or a JSON file with a feature specification.")
-@click.option("--labels", type=PathType, help="For an ONNX model: text file, one label a line in the order of logits.")
-@click.option("--task", type=click.Choice(["keyword", "ctc"]), help="For an ONNX model; default: keyword.")
+@foreign_options
 @click.option(
     "--calibration-features", type=PathType, help="For an ONNX model: .npy of float32 [clips, T, F], instead of --data."
 )
-@click.option("--step-frames", type=click.IntRange(min=1), help="For an ONNX model that leaves its frames open.")
 @click.option(
     "--window-frames", type=click.IntRange(min=1), help="For an ONNX model: frames a decision rests on; else measured."
 )
@@ -64,9 +64,7 @@ def export(
     if model.suffix == ".onnx":
         document = run_onnx_export(model, output, folder, **foreign, **shared)
     else:
-        given = [f"--{name.replace('_', '-')}" for name, value in foreign.items() if value is not None]
-        if given:
-            raise SpecError(f"{model}: {given} are for an ONNX model, whose file ends in .onnx; leave them out")
+        refuse_for_checkpoint(model, foreign)
         document = run_export(model, output, folder, **shared)
     if as_json:
         echo_json(document)
@@ -105,7 +103,7 @@ def run_export(
         data = load_training_data(
             checkpoint.recipe, data_folder=folder, cache_folder=cache or default_cache_folder(), progress=progress
         )
-    chosen = ExportChoices(**_with_backend(choices, quantization, default="pt2e"), quantization=quantization)
+    chosen = ExportChoices(**with_backend(choices, quantization, default="pt2e"), quantization=quantization)
     if max_drop is not None:
         from edgeaudio.precision import choose_precision
 
@@ -138,37 +136,18 @@ def run_onnx_export(
     from edgeaudio_runtime.staging import refuse_overwrite
 
     refuse_overwrite(output, force=force)
-    if front_end is None or labels is None or (folder is None) == (calibration_features is None):
-        raise SpecError(
-            f"{model}: an ONNX model needs --front-end, --labels, and one of --data and --calibration-features"
-        )
+    foreign = read_foreign(
+        model, front_end=front_end, labels=labels, task=task, step_frames=step_frames, window_frames=window_frames,
+        sources={"--data": folder, "--calibration-features": calibration_features},
+    )  # fmt: skip
     if max_drop is not None:
         raise SpecError(f"max_drop={max_drop:g} needs a checkpoint; choose layers of an ONNX model by --recipe")
     quantization = None if recipe is None else load_quantization_recipe(recipe)
-    spec = onnx_side.read_front_end(front_end)
-    foreign = onnx_side.ForeignModel(
-        path=model, features=spec, labels=onnx_side.read_labels(labels), task=task or "keyword",
-        step_frames=step_frames, window_frames=window_frames,
-    )  # fmt: skip
+    spec = foreign.features
     if calibration_features is not None:
         data = onnx_side.read_calibration_features(calibration_features, spec.n_features)
     else:
         assert folder is not None
         data = onnx_side.load_calibration_clips(folder, spec, choices["clips"], cache or default_cache_folder())
-    chosen = ExportChoices(**_with_backend(choices, quantization, default="onnxruntime"), quantization=quantization)
+    chosen = ExportChoices(**with_backend(choices, quantization, default="onnxruntime"), quantization=quantization)
     return onnx_side.export_onnx(foreign, data, output, choices=chosen, force=force)
-
-
-def _with_backend(choices: dict[str, Any], quantization: QuantizationRecipe | None, *, default: str) -> dict[str, Any]:
-    """The choices with the backend that their method has, where none is chosen."""
-    from edgeaudio_export.quantization_recipe import QuantizationRecipe, decode
-
-    recipe = quantization or QuantizationRecipe()
-    mode = decode(choices.get("method") or recipe.method).mode
-    if mode == "dynamic":
-        default = "onnxruntime"
-    elif mode != "static":
-        default = "pt2e"
-    if mode == "dynamic" and choices.get("backend") == "pt2e":
-        raise SpecError("backend='pt2e' has no dynamic method; leave it out, ONNX Runtime computes dynamic_w8")
-    return {**choices, "backend": choices.get("backend") or default}

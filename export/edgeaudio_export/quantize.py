@@ -91,11 +91,27 @@ def quantize_network(
             remedy.
     """
     recipe = recipe or QuantizationRecipe()
-    check_backend(backend, recipe)
+    check_backend(backend, recipe)  # before seconds are spent on tracing
+    step = _exported(network, streams)
+    return quantize_step(
+        step, streams, backend=backend, recipe=recipe, calibration=calibration, name=name, progress=progress
+    )
+
+
+def quantize_step(
+    original: StepGraph,
+    streams: Sequence[Features],
+    *,
+    backend: Backend = "pt2e",
+    recipe: QuantizationRecipe,
+    calibration: CalibrationSpec | Calibration | None = None,
+    name: str,
+    progress: Progress | None = None,
+) -> QuantizedNetwork:
+    """As :func:`quantize_network`, from a network that was exported and checked already."""
     if calibration is not None:
         spec = calibration if isinstance(calibration, CalibrationSpec) else calibration.spec
         recipe = replace(recipe, calibration=spec)
-    original = _exported(network, streams)
     float_onnx = to_onnx(original.module, original)
     step, recovery = _recovered(original, streams, recipe, progress)
     # Recovery changes the network, so its activations are observed anew.
