@@ -28,7 +28,8 @@ def _head(bundle: Bundle) -> Iterator[str]:
     yield ""
     words = [label for label in bundle.labels if label not in bundle.background_labels and label != "<blank>"]
     doing = "detects the keywords" if bundle.task == "keyword" else "transcribes the words"
-    yield f"{_KINDS.get(bundle.manifest.quantization.method, "A network")} that {doing} {', '.join(words)} in a stream of audio."
+    made_of = _KINDS.get(bundle.manifest.quantization.method, "A network")
+    yield f"{made_of} that {doing} {', '.join(words)} in a stream of audio."
 
 
 _KINDS = {
