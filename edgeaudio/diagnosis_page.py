@@ -22,7 +22,7 @@ from edgeaudio.html_page import Command, Figure, Lines, Paragraph, Part, Section
 from edgeaudio.plots import bar_plot, histogram_plot
 
 if TYPE_CHECKING:
-    from edgeaudio.diagnosing import DiagnosedCheckpoint
+    from edgeaudio.diagnosing import DiagnosedNetwork
     from edgeaudio_export.diagnosis.activations import TensorReport
     from edgeaudio_export.diagnosis.weights import WeightReport
 
@@ -32,7 +32,7 @@ PLOTTED_BINS = 96
 """Bins of a drawn histogram, at most: more are thinner than a line."""
 
 
-def render_diagnosis(found: DiagnosedCheckpoint) -> str:
+def render_diagnosis(found: DiagnosedNetwork) -> str:
     """HTML; the same diagnosis gives the same bytes."""
     again = Command(text=found.command)
     made, cost = headline(found)
@@ -62,7 +62,7 @@ def _table(listing: Listing) -> Table:
     )
 
 
-def _remedies(found: DiagnosedCheckpoint) -> Iterator[Part]:
+def _remedies(found: DiagnosedNetwork) -> Iterator[Part]:
     suggested = suggestions(found)
     if not suggested:
         yield Paragraph(text="No layer stands out; there is nothing to try.")
@@ -72,7 +72,7 @@ def _remedies(found: DiagnosedCheckpoint) -> Iterator[Part]:
         yield Lines(text=toml)
 
 
-def _layer_plots(found: DiagnosedCheckpoint) -> Iterator[Part]:
+def _layer_plots(found: DiagnosedNetwork) -> Iterator[Part]:
     layers = found.diagnosis.layers
     names = [layer.name for layer in layers]
     yield Figure(
@@ -88,9 +88,9 @@ def _layer_plots(found: DiagnosedCheckpoint) -> Iterator[Part]:
     )
 
 
-def _activation_plots(found: DiagnosedCheckpoint) -> Iterator[Part]:
+def _activation_plots(found: DiagnosedNetwork) -> Iterator[Part]:
     yield Paragraph(
-        text="Values of the float network on the validation clips; dashed lines are the ends of the range that the "
+        text="Values of the float network on the clips looked at; dashed lines are the ends of the range that the "
         "codes cover. A range far wider than the values wastes codes, a narrower one clips."
     )
     for layer in found.diagnosis.layers[:PLOTTED_LAYERS]:
@@ -113,7 +113,7 @@ def _activation_plot(name: str, tensor: TensorReport) -> Figure:
     )
 
 
-def _weight_plots(found: DiagnosedCheckpoint) -> Iterator[Part]:
+def _weight_plots(found: DiagnosedNetwork) -> Iterator[Part]:
     for layer in found.diagnosis.layers[:PLOTTED_LAYERS]:
         if layer.weight is not None and layer.weight.sqnr_db is not None:
             yield _weight_plot(layer.weight)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeaudio.diagnosing import DiagnosedCheckpoint
+    from edgeaudio.diagnosing import DiagnosedNetwork
     from edgeaudio_export.diagnosis.diagnosis import LayerDiagnosis
 
 WIDTH = 120
@@ -29,19 +29,19 @@ class Listing:
     """One cell a column."""
 
 
-def headline(found: DiagnosedCheckpoint) -> tuple[str, str]:
+def headline(found: DiagnosedNetwork) -> tuple[str, str]:
     """Two sentences: how it was quantized, and what that cost at the logits."""
     made, logits, diagnosis = found.choices, found.diagnosis.logits, found.diagnosis
     decided = "last outputs" if diagnosis.last_only else "outputs"
     return (
         f"{found.name}: {made['method']} by {made['backend']}, ranges by {made['calibration']} over "
-        f"{made['calibration_clips']} training clips",
-        f"against float on {diagnosis.clips} validation clips ({decided}): {decibels(logits.sqnr_db)} dB, "
+        f"{made['calibration_clips']} clips",
+        f"against float on {diagnosis.clips} other clips ({decided}): {decibels(logits.sqnr_db)} dB, "
         f"KL {logits.kl_nats:.2g} nats, same decision {logits.agreement:.2%}",
     )
 
 
-def layer_listing(found: DiagnosedCheckpoint) -> Listing:
+def layer_listing(found: DiagnosedNetwork) -> Listing:
     """Every layer, worst first."""
     return Listing(
         title="Layers, worst first",
@@ -70,7 +70,7 @@ def _layer_row(layer: LayerDiagnosis) -> tuple[str, ...]:
     )
 
 
-def weight_listing(found: DiagnosedCheckpoint) -> Listing:
+def weight_listing(found: DiagnosedNetwork) -> Listing:
     """Every weight tensor, worst first."""
     weighted = [layer.weight for layer in found.diagnosis.layers if layer.weight is not None]
     ordered = sorted(weighted, key=lambda w: float("inf") if w.sqnr_db is None else w.sqnr_db)
@@ -94,7 +94,7 @@ def weight_listing(found: DiagnosedCheckpoint) -> Listing:
     )
 
 
-def saturation_listing(found: DiagnosedCheckpoint) -> Listing:
+def saturation_listing(found: DiagnosedNetwork) -> Listing:
     """What CPUs without VNNI would do, most affected layer first."""
     ordered = sorted(found.diagnosis.saturation, key=lambda s: -s.changed_accumulators / max(s.accumulators, 1))
     return Listing(
@@ -117,7 +117,7 @@ def saturation_listing(found: DiagnosedCheckpoint) -> Listing:
     )
 
 
-def saturation_advice(found: DiagnosedCheckpoint) -> str:
+def saturation_advice(found: DiagnosedNetwork) -> str:
     """What to do about layers that saturation changes."""
     changed = [row.layer for row in found.diagnosis.saturation if row.changed_accumulators]
     if not changed:
@@ -130,7 +130,7 @@ def saturation_advice(found: DiagnosedCheckpoint) -> str:
     )
 
 
-def precision_listing(found: DiagnosedCheckpoint) -> Listing:
+def precision_listing(found: DiagnosedNetwork) -> Listing:
     """In what each engine computes."""
     return Listing(
         title="Effective precision",
@@ -151,7 +151,7 @@ def precision_listing(found: DiagnosedCheckpoint) -> Listing:
     )
 
 
-def coverage_listing(found: DiagnosedCheckpoint) -> Listing:
+def coverage_listing(found: DiagnosedNetwork) -> Listing:
     """Where values leave the calibrated range, worst first."""
     return Listing(
         title="Coverage of the calibration",
@@ -175,12 +175,12 @@ MAX_COVERAGE_ROWS = 12
 """Rows of the coverage table; ``--json`` has all of them."""
 
 
-def render_text(found: DiagnosedCheckpoint) -> str:
+def render_text(found: DiagnosedNetwork) -> str:
     """The whole diagnosis for a terminal."""
     return "\n".join(_lines(found))
 
 
-def _lines(found: DiagnosedCheckpoint) -> Iterator[str]:
+def _lines(found: DiagnosedNetwork) -> Iterator[str]:
     yield from headline(found)
     yield from _section(layer_listing(found), found.command)
     yield from ("", "What to do", "")
@@ -196,7 +196,7 @@ def _lines(found: DiagnosedCheckpoint) -> Iterator[str]:
     yield f"reproduce: {found.command}"
 
 
-def suggestion_lines(found: DiagnosedCheckpoint) -> Iterator[str]:
+def suggestion_lines(found: DiagnosedNetwork) -> Iterator[str]:
     """Every suggestion with its TOML, numbered, worst layer first."""
     suggested = suggestions(found)
     if not suggested:
@@ -206,7 +206,7 @@ def suggestion_lines(found: DiagnosedCheckpoint) -> Iterator[str]:
         yield from (f"       {line}" for line in toml.splitlines())
 
 
-def suggestions(found: DiagnosedCheckpoint) -> list[tuple[str, str]]:
+def suggestions(found: DiagnosedNetwork) -> list[tuple[str, str]]:
     """Sentence and TOML of each thing to try, worst layer first; layers with the same remedy stand together."""
     by_remedy: dict[str, list[LayerDiagnosis]] = {}
     for layer in found.diagnosis.layers:

@@ -59,12 +59,14 @@ class ForeignModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationData:
-    """What the ranges are found on, and recordings for the ladder."""
+    """What the ranges are found on, and recordings that never calibrate."""
 
     streams: Sequence[Features] | None = None
     """Features ``[T, n_features]``; None computes them from ``clips``."""
     clips: Sequence[Int16] = ()
     """Recordings at the rate of the front end."""
+    held_out: Sequence[Int16] = ()
+    """Other recordings, for the ladder or a diagnosis."""
 
 
 def export_onnx(
@@ -83,28 +85,39 @@ def export_onnx(
         The certificate; the bundle is written even if it did not pass, so that it can be looked into.
     """
     from edgeaudio_export.bundle_writer import write_bundle
-    from edgeaudio_export.foreign.reader import read_step_model
 
     refuse_overwrite(target, force=force)
-    step = read_step_model(
+    step = read_step(model)
+    quantized = quantize_onnx(model, step, data, choices)
+    with staged_directory(target, force=force) as staged:
+        write_bundle(staged, _contents(model, step, quantized, data), say=say)
+        bundle = open_bundle(staged)
+        say("climbing the parity ladder")
+        document = certificate(bundle, run_ladder(bundle, data.held_out))
+        write_certificate(bundle, document, render_card(bundle, document))
+    return document
+
+
+def read_step(model: ForeignModel) -> StepModel:
+    """The network step of the file, held against the front end and the labels.
+
+    Raises:
+        ExportError: Not a step model, or not of this front end and these labels.
+    """
+    from edgeaudio_export.foreign.reader import read_step_model
+
+    return read_step_model(
         model.path,
         n_features=model.features.n_features,
         n_labels=len(model.labels),
         step_frames=model.step_frames,
     )
-    quantized = _quantize(model, step, data, choices)
-    with staged_directory(target, force=force) as staged:
-        write_bundle(staged, _contents(model, step, quantized, data), say=say)
-        bundle = open_bundle(staged)
-        say("climbing the parity ladder")
-        document = certificate(bundle, run_ladder(bundle, data.clips[-LADDER_CLIPS:]))
-        write_certificate(bundle, document, render_card(bundle, document))
-    return document
 
 
-def _quantize(
+def quantize_onnx(
     model: ForeignModel, step: StepModel, data: CalibrationData, choices: ExportChoices
 ) -> QuantizedNetwork | OnnxOnlyNetwork:
+    """Calibrate a foreign model and quantize it as chosen; what keeps it with ONNX Runtime goes to stderr."""
     from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork
     from edgeaudio_export.foreign.quantize import quantize_foreign
     from edgeaudio_models.recipe import CalibrationRecipe
@@ -232,17 +245,22 @@ def read_calibration_features(path: Path, n_features: int) -> CalibrationData:
     return CalibrationData(streams=list(array if array.ndim == 3 else array[None]))
 
 
-def load_calibration_clips(folder: Path, spec: FeatureSpec, n_clips: int | None, cache: Path | None) -> CalibrationData:
-    """Recordings of any corpus the loaders know, some drawn with a fixed seed and others for the ladder."""
+def load_calibration_clips(
+    folder: Path, spec: FeatureSpec, n_clips: int | None, cache: Path | None, *, held_out: int = LADDER_CLIPS
+) -> CalibrationData:
+    """Recordings of any corpus the loaders know, drawn with a fixed seed: ``n_clips`` that calibrate and ``held_out``
+    others; of a smaller corpus at most every second clip is held out.
+    """
     from edgeaudio_models.corpora import load_waveforms, open_corpus
     from edgeaudio_models.recipe_data import CLIP_SECONDS
 
     clips = open_corpus(folder).clips
-    wanted = min(len(clips), (n_clips or CALIBRATION_CLIPS) + LADDER_CLIPS)
+    wanted = min(len(clips), (n_clips or CALIBRATION_CLIPS) + held_out)
     chosen = [clips[i] for i in np.random.default_rng(CALIBRATION_SEED).permutation(len(clips))[:wanted]]
     rate = spec.sample_rate
     with progress_bar("loading clips") as progress:
         waveforms = load_waveforms(
             chosen, sample_rate=rate, n_samples=CLIP_SECONDS * rate, cache_folder=cache, progress=progress
         )
-    return CalibrationData(clips=list(waveforms))
+    calibrating = wanted - min(held_out, wanted // 2)
+    return CalibrationData(clips=list(waveforms[:calibrating]), held_out=list(waveforms[calibrating:]))

@@ -56,7 +56,7 @@ def choose_precision(
             checkpoint.module,
             streams,
             accuracy_of(data.validation.label_indices[chosen]),
-            probes=clip_features(checkpoint, data.validation.waveforms[chosen]),
+            probes=clip_features(checkpoint.features, data.validation.waveforms[chosen], step_frames=step_frames),
             max_drop=max_drop,
             last_only=True,
             backend=choices.backend,

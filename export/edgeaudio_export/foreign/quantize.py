@@ -45,10 +45,7 @@ def quantize_foreign(
     check_streams(step, streams)
     if recipe.scheme.mode == "dynamic":
         return quantize_onnx_only(step, streams, recipe=recipe, name=name, progress=progress)
-    kept = kept_operations(step)
-    network = None
-    if not kept:
-        network, kept = _rebuilt(step)
+    network, kept = rebuild(step)
     if network is not None:
         check_rebuilt(network, step, streams[0])
         try:
@@ -59,8 +56,11 @@ def quantize_foreign(
     return quantize_onnx_only(step, streams, recipe=recipe, name=name, kept=kept, progress=progress)
 
 
-def _rebuilt(step: StepModel) -> tuple[OnnxNetwork | None, tuple[KeptOperation, ...]]:
-    """The model in torch, if it can be traced and its operations stand where the integer graph wants them."""
+def rebuild(step: StepModel) -> tuple[OnnxNetwork | None, tuple[KeptOperation, ...]]:
+    """The model in torch, if the integer graph has its operations where they stand; else what keeps it from there."""
+    kept = kept_operations(step)
+    if kept:
+        return None, kept
     try:
         network = OnnxNetwork(step)
         export_step(network)
