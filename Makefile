@@ -41,7 +41,7 @@ type: setup  ## mypy --strict
 	$(BIN)/mypy
 
 test: setup lint type  ## everything that CI runs
-	EDGEAUDIO_FORBID_SKIPS=1 $(BIN)/pytest -n 2 --dist loadfile --durations=15
+	EDGEAUDIO_FORBID_SKIPS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 smoke: setup  ## the fast part of the tests
 	$(BIN)/pytest -q -m 'not slow' tests/runtime tests/parity

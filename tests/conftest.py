@@ -19,6 +19,16 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 MAY_SKIP = ("real_speech", "other_python")
 """Markers of tests whose need no package registry can meet: recordings, interpreters of other versions."""
 
+LONGEST_FIRST = ("test_demo.py", "test_integer_parity.py", "test_kills.py", "test_diagnose_command.py", "test_methods.py")
+"""Files of minutes: begun last, one would keep a worker busy alone at the end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; the others keep their random order."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
