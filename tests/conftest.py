@@ -19,7 +19,13 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 MAY_SKIP = ("real_speech", "other_python")
 """Markers of tests whose need no package registry can meet: recordings, interpreters of other versions."""
 
-LONGEST_FIRST = ("test_demo.py", "test_integer_parity.py", "test_kills.py", "test_diagnose_command.py", "test_methods.py")
+LONGEST_FIRST = (
+    "test_demo.py",
+    "test_integer_parity.py",
+    "test_kills.py",
+    "test_diagnose_command.py",
+    "test_methods.py",
+)
 """Files of minutes: begun last, one would keep a worker busy alone at the end."""
 
 
