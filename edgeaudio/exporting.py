@@ -133,14 +133,8 @@ def quantize_checkpoint(
     """
     from edgeaudio_export.quantize import quantize_network
 
-    recipe = checkpoint.recipe.calibration
-    streams = calibration_streams(
-        checkpoint.features,
-        training.waveforms,
-        n_clips=choices.clips or recipe.clips,
-        step_frames=checkpoint.module.step_frames,
-    )
-    chosen = quantization_recipe(recipe, choices)
+    streams = _calibration_streams(checkpoint, training, choices)
+    chosen = quantization_recipe(checkpoint.recipe.calibration, choices)
     spec = chosen.calibration
     say(
         f"quantizing {checkpoint.name} to {chosen.method} by {choices.backend}, {len(streams)} calibration clips, "
@@ -163,14 +157,8 @@ def quantize_for_onnxruntime(checkpoint: Checkpoint, training: Examples, choices
     from edgeaudio_export.foreign.onnx_only import quantize_onnx_only
     from edgeaudio_export.foreign.quantize import step_model_of_network
 
-    recipe = checkpoint.recipe.calibration
-    streams = calibration_streams(
-        checkpoint.features,
-        training.waveforms,
-        n_clips=choices.clips or recipe.clips,
-        step_frames=checkpoint.module.step_frames,
-    )
-    chosen = quantization_recipe(recipe, choices)
+    streams = _calibration_streams(checkpoint, training, choices)
+    chosen = quantization_recipe(checkpoint.recipe.calibration, choices)
     say(f"quantizing {checkpoint.name} to {chosen.method} by onnxruntime, {len(streams)} clips for its boundary")
     with one_torch_thread(), progress_bar("calibrating") as progress:
         step = step_model_of_network(checkpoint.module, streams)
@@ -178,6 +166,15 @@ def quantize_for_onnxruntime(checkpoint: Checkpoint, training: Examples, choices
     for line in quantized.warnings():
         say(line)
     return quantized
+
+
+def _calibration_streams(checkpoint: Checkpoint, training: Examples, choices: ExportChoices) -> Sequence[Features]:
+    return calibration_streams(
+        checkpoint.features,
+        training.waveforms,
+        n_clips=choices.clips or checkpoint.recipe.calibration.clips,
+        step_frames=checkpoint.module.step_frames,
+    )
 
 
 def quantization_recipe(recipe: CalibrationRecipe, choices: ExportChoices) -> QuantizationRecipe:

@@ -91,7 +91,6 @@ def quantize_network(
             remedy.
     """
     recipe = recipe or QuantizationRecipe()
-    check_backend(backend, recipe)  # before seconds are spent on tracing
     step = _exported(network, streams)
     return quantize_step(
         step, streams, backend=backend, recipe=recipe, calibration=calibration, name=name, progress=progress
@@ -109,6 +108,7 @@ def quantize_step(
     progress: Progress | None = None,
 ) -> QuantizedNetwork:
     """As :func:`quantize_network`, from a network that was exported and checked already."""
+    check_backend(backend, recipe)
     if calibration is not None:
         spec = calibration if isinstance(calibration, CalibrationSpec) else calibration.spec
         recipe = replace(recipe, calibration=spec)

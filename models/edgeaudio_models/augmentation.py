@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,11 +54,6 @@ class AugmentationSpec:
         for name in ("max_shift", "n_time_masks", "max_time_mask", "n_feature_masks", "max_feature_mask"):
             if getattr(self, name) < 0:
                 raise SpecError(f"{name}={getattr(self, name)} must be >= 0")
-
-
-def to_float(waveforms: np.ndarray[tuple[int, ...], np.dtype[np.int16]]) -> Tensor:
-    """Turn int16 samples into float32 with full scale 1.0: ``samples / 32768``, same shape."""
-    return torch.from_numpy(waveforms).to(torch.float32).mul_(1.0 / 32768.0)
 
 
 def apply_gain(waveforms: Tensor, gains_db: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from edgeaudio_models.augmentation import (
     mask_features,
     mean_square,
     noise_like,
-    to_float,
 )
 from edgeaudio_models.waveform_batches import add_surroundings
 from edgeaudio_runtime.errors import SpecError
@@ -47,12 +46,6 @@ NOISE = torch.randn(50_000, generator=seeded(5)) * 0.1
 
 def rms_db(samples: Tensor) -> np.ndarray:
     return 10 * np.log10((samples.double().numpy() ** 2).mean(axis=-1))
-
-
-def test_int16_becomes_full_scale_one() -> None:
-    samples = to_float(np.array([[0, 16384, -32768]], np.int16))
-    assert samples.dtype == torch.float32
-    assert samples.tolist() == [[0.0, 0.5, -1.0]]
 
 
 @pytest.mark.parametrize("gain_db", [-20.0, -6.0, 0.0, 20.0])
