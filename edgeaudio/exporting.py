@@ -186,14 +186,17 @@ def quantization_recipe(recipe: CalibrationRecipe, choices: ExportChoices) -> Qu
         ExportError: Choices that do not go together.
     """
     from edgeaudio_export.calibration import CalibrationSpec
-    from edgeaudio_export.quantization_recipe import QuantizationRecipe
+    from edgeaudio_export.quantization_recipe import QuantizationRecipe, decode
 
+    scheme = decode(choices.method or "static_w8a8")
     chosen = choices.quantization or QuantizationRecipe(
         calibration=CalibrationSpec(
             method=recipe.method,  # type: ignore[arg-type]
             percentile=recipe.percentile,
             momentum=recipe.momentum,
-        )
+        ),
+        # Other methods quantize no activation in advance, so there is nothing to recover.
+        recovery=recipe.recovery if scheme.mode == "static" else (),
     )
     method = choices.calibration or chosen.calibration.method
     if choices.percentile is not None and method != "percentile":

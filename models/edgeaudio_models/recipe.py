@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tomllib
@@ -17,9 +17,14 @@ from edgeaudio_models.architectures import architecture, architecture_config
 from edgeaudio_models.augmentation import AugmentationSpec
 from edgeaudio_runtime.errors import SpecError
 
-CORPUS_KINDS = ("recordings", "synthesis")
+CORPUS_KINDS = ("recordings", "synthesis", "mixed")
 CALIBRATION_METHODS = ("mse", "minmax", "moving_average", "percentile", "entropy")
 SCHEDULES = ("one_cycle", "warmup_cosine")
+ADDED_LATER = MappingProxyType({"added_later": True})
+"""Metadata of a field that recipes did not have at first: :mod:`edgeaudio_models.recipe_text` writes it only where it
+differs from its default, so that the text of older recipes, and with it the identity of their runs, stays as it was."""
+RECOVERY_STEPS = ("equalize", "adaround", "bias_correction", "qat", "ranges")
+"""Names of the export's steps that win accuracy back, as ``edgeaudio export --recovery`` takes them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +32,8 @@ class CorpusRecipe:
     """Where the clips come from."""
 
     kind: str
-    """"recordings" (in the folder that the caller gives) or "synthesis" (words spoken by synthesizers)."""
+    """"recordings" (in the folder that the caller gives), "synthesis" (words spoken by synthesizers) or "mixed"
+    (recordings, and words spoken by synthesizers as further training clips)."""
     labels: tuple[str, ...]
     """Labels in the order of the network's outputs; for CTC the blank first."""
     noise: tuple[str, ...] = ()
@@ -40,13 +46,16 @@ class CorpusRecipe:
     """Words to synthesize; empty means the labels that are words."""
     clips_per_word: int = 0
     """Synthesized clips a word."""
+    folders: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Corpora below the folder that the caller gives, joined, clips labelled by their word; the epoch is chosen by the
+    validation clips of the first. Empty means that the folder itself is the corpus."""
 
     def __post_init__(self) -> None:
         _check_choice("corpus.kind", self.kind, CORPUS_KINDS)
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise SpecError(f"corpus.labels={list(self.labels)} must name at least 2 labels, each once")
-        if self.kind == "synthesis" and self.clips_per_word < 1:
-            raise SpecError(f"corpus.clips_per_word={self.clips_per_word} must be >= 1 for kind='synthesis'")
+        if self.kind in ("synthesis", "mixed") and self.clips_per_word < 1:
+            raise SpecError(f"corpus.clips_per_word={self.clips_per_word} must be >= 1 for kind={self.kind!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,13 +144,16 @@ class ContextRecipe:
     """Words in the longest string (CTC only)."""
     max_gap_seconds: float = 0.3
     """Longest silence put between words (CTC only)."""
+    max_word_rate_change: float = field(default=0.0, metadata=ADDED_LATER)
+    """Each word is played up to this share slower or faster, pitch included: other throats (CTC only)."""
 
     def __post_init__(self) -> None:
         for name in ("probability", "speech_probability", "silence_noise_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SpecError(f"context.{name}={getattr(self, name)} must be in [0, 1]")
-        if not 0.0 <= self.max_rate_change < 0.5:
-            raise SpecError(f"context.max_rate_change={self.max_rate_change} must be in [0, 0.5)")
+        for name in ("max_rate_change", "max_word_rate_change"):
+            if not 0.0 <= getattr(self, name) < 0.5:
+                raise SpecError(f"context.{name}={getattr(self, name)} must be in [0, 0.5)")
         if self.seconds < 0 or self.max_gap_seconds < 0:
             lengths = f"seconds={self.seconds} and max_gap_seconds={self.max_gap_seconds}"
             raise SpecError(f"context: {lengths} must be >= 0")
@@ -161,9 +173,13 @@ class CalibrationRecipe:
     """Share of the values that "percentile" covers, in percent, above 50, at most 100."""
     momentum: float = 0.99
     """Weight of what was before in "moving_average", in [0, 1)."""
+    recovery: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Some of :data:`RECOVERY_STEPS`, in the order they run where a static method quantizes."""
 
     def __post_init__(self) -> None:
         _check_choice("calibration.method", self.method, CALIBRATION_METHODS)
+        for step in self.recovery:
+            _check_choice("calibration.recovery", step, RECOVERY_STEPS)
         if not 50.0 < self.percentile <= 100.0:
             raise SpecError(f"calibration.percentile={self.percentile} must be above 50 and at most 100")
         if not 0.0 <= self.momentum < 1.0:
@@ -266,7 +282,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise SpecError(f"{where}={value!r} must be a table")
-        return types.MappingProxyType({key: _value(parts[1], item, f"{where}.{key}") for key, item in value.items()})
+        return MappingProxyType({key: _value(parts[1], item, f"{where}.{key}") for key, item in value.items()})
     if hint is Any:
         return value
     accepted = (int, float) if hint is float else (hint,)

@@ -12,12 +12,12 @@ from edgeaudio_models.recipe import Recipe
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """Every field of a recipe as plain, JSON-ready values, defaults included."""
+    """The fields of a recipe as plain, JSON-ready values, defaults included save those of ``ADDED_LATER``."""
     return {name: _plain(value) for name, value in _fields(recipe).items()}
 
 
 def format_recipe(recipe: Recipe) -> str:
-    """TOML text with every field, so that later defaults do not change what it says."""
+    """TOML text with every field of :func:`recipe_values`, so that later defaults do not change what it says."""
     values = recipe_values(recipe)
     lines = [f"{key} = {_scalar(value)}" for key, value in values.items() if not isinstance(value, dict)]
     for key, value in values.items():
@@ -27,7 +27,12 @@ def format_recipe(recipe: Recipe) -> str:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    return {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+    found = {entry: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+    return {e.name: item for e, item in found.items() if not ("added_later" in e.metadata and item == _default(e))}
+
+
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
 
 
 def _plain(value: Any) -> Any:

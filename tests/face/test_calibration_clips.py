@@ -82,8 +82,19 @@ def test_the_recipe_of_a_model_gives_what_the_caller_leaves_open() -> None:
     )
 
 
+def test_recovery_of_a_model_s_recipe_is_done_unless_the_caller_says_otherwise() -> None:
+    recipe = CalibrationRecipe(recovery=("bias_correction", "ranges"))
+    assert quantization_recipe(recipe, ExportChoices()).recovery == ("bias_correction", "ranges")
+    assert quantization_recipe(recipe, ExportChoices(recovery=())).recovery == ()
+    # Nothing is recovered where no activation is quantized in advance.
+    assert quantization_recipe(recipe, ExportChoices(method="float16")).recovery == ()
+    assert quantization_recipe(recipe, ExportChoices(method="static_w8a16")).recovery == ("bias_correction", "ranges")
+
+
 def test_models_and_export_know_the_same_methods() -> None:
     from edgeaudio_export.calibration import METHODS
-    from edgeaudio_models.recipe import CALIBRATION_METHODS
+    from edgeaudio_export.quantization_recipe import RECOVERY_STEPS as EXPORT_STEPS
+    from edgeaudio_models.recipe import CALIBRATION_METHODS, RECOVERY_STEPS
 
     assert CALIBRATION_METHODS == METHODS
+    assert RECOVERY_STEPS == EXPORT_STEPS

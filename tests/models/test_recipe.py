@@ -29,7 +29,7 @@ thresholds = { yes = 0.8 }
 
 
 def test_the_recipes_of_the_package_are_those_documented() -> None:
-    assert recipe_names() == ("digits-ctc", "kws-12", "kws-demo")
+    assert {"digits-ctc", "kws-12", "kws-12-small", "kws-demo", "kws-directions"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -62,6 +62,14 @@ def test_values_of_a_recipe_are_those_written() -> None:
 def test_a_recipe_comes_back_from_its_text(name: str) -> None:
     recipe = load_recipe(name)
     assert parse_recipe(format_recipe(recipe)) == recipe
+
+
+def test_a_field_added_later_is_written_only_where_it_differs_from_its_default() -> None:
+    recipe = parse_recipe(SMALL)
+    assert "recovery" not in format_recipe(recipe)
+    recovering = replace(recipe, calibration=replace(recipe.calibration, recovery=("ranges",)))
+    assert 'recovery = ["ranges"]' in format_recipe(recovering)
+    assert parse_recipe(format_recipe(recovering)) == recovering
 
 
 def test_awkward_values_come_back_from_text() -> None:
@@ -119,6 +127,7 @@ def test_a_missing_recipe_is_refused_with_the_names_there_are(tmp_path) -> None:
             r"percentile=50\.0 must be above 50 and at most 100",
         ),
         ("[detector]", "[calibration]\nmomentum = 1\n[detector]", r"calibration\.momentum=1\.0 must be in \[0, 1\)"),
+        ("[detector]", "[calibration]\nrecovery = ['luck']\n[detector]", r"calibration\.recovery='luck' must be one of"),
         ("[detector]", "[augmentation]\nnoise_probability = 2\n[detector]", "noise_probability=2"),
         ("[detector]", "[detector", "not TOML"),
     ],
