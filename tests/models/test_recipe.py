@@ -127,7 +127,11 @@ def test_a_missing_recipe_is_refused_with_the_names_there_are(tmp_path) -> None:
             r"percentile=50\.0 must be above 50 and at most 100",
         ),
         ("[detector]", "[calibration]\nmomentum = 1\n[detector]", r"calibration\.momentum=1\.0 must be in \[0, 1\)"),
-        ("[detector]", "[calibration]\nrecovery = ['luck']\n[detector]", r"calibration\.recovery='luck' must be one of"),
+        (
+            "[detector]",
+            "[calibration]\nrecovery = ['luck']\n[detector]",
+            r"calibration\.recovery='luck' must be one of",
+        ),
         ("[detector]", "[augmentation]\nnoise_probability = 2\n[detector]", "noise_probability=2"),
         ("[detector]", "[detector", "not TOML"),
     ],
