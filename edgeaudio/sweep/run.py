@@ -66,6 +66,7 @@ def load_input(path: Path, folder: Path, *, split: str | None, cache: Path | Non
     from edgeaudio_models.checkpoint import load_checkpoint
     from edgeaudio_models.corpora import default_cache_folder
     from edgeaudio_models.recipe_data import load_training_data
+    from edgeaudio_models.zoo_entries import checkpoint_folder
 
     checkpoint = load_checkpoint(path)
     if checkpoint.window_frames is None:
@@ -79,7 +80,7 @@ def load_input(path: Path, folder: Path, *, split: str | None, cache: Path | Non
         data = load_training_data(checkpoint.recipe, data_folder=folder, cache_folder=cache, progress=progress)
     return SweepInput(
         checkpoint=checkpoint,
-        digest=digest_of_folder(path),
+        digest=digest_of_folder(checkpoint_folder(path)),
         training=data.train,
         clips=clips,
         split=split,
