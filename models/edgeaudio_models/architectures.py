@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgeaudio_models.ctc_net import CtcNet, CtcNetConfig
+from edgeaudio_models.ds_cnn import DsCnn, DsCnnConfig
 from edgeaudio_models.ds_tc_resnet import DsTcResNet, DsTcResNetConfig
 from edgeaudio_models.gru_net import GruNet, GruNetConfig
 from edgeaudio_models.streaming import StreamingModule
@@ -30,6 +31,7 @@ class Architecture:
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "ds_tc_resnet": Architecture(task="keyword", config_type=DsTcResNetConfig, build=DsTcResNet),
+        "ds_cnn": Architecture(task="keyword", config_type=DsCnnConfig, build=DsCnn),
         "tc_resnet": Architecture(task="keyword", config_type=TcResNetConfig, build=TcResNet),
         "gru_net": Architecture(task="keyword", config_type=GruNetConfig, build=GruNet),
         "ctc_net": Architecture(task="ctc", config_type=CtcNetConfig, build=CtcNet),

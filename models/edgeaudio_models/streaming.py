@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgeaudio_runtime.errors import SpecError
 
 State = tuple[Tensor, ...]
-"""One tensor ``[N, channels, frames]`` for each name in ``StreamingModule.state_names``."""
+"""One tensor ``[N, channels, frames]`` or ``[N, channels, frames, frequencies]`` a name in ``state_names``."""
 
 
 class StreamingModule(nn.Module, ABC):
@@ -41,11 +41,11 @@ class StreamingModule(nn.Module, ABC):
     """Frames between the newest frame a logit vector depends on and the end of its part of the step (0: all used)."""
     state_names: tuple[str, ...]
     """One name a state, in the order of the state tuple."""
-    state_shapes: tuple[tuple[int, int], ...]
-    """``(channels, frames)`` a state, in the same order."""
+    state_shapes: tuple[tuple[int, ...], ...]
+    """``(channels, frames)`` or ``(channels, frames, frequencies)`` a state, in the same order."""
 
     def initial_state(self, batch: int = 1) -> State:
-        """Zeros ``[batch, channels, frames]`` for every state, of the dtype and on the device of the weights."""
+        """Zeros ``[batch, *shape]`` for every state, of the dtype and on the device of the weights."""
         reference = next(self.parameters())
         return tuple(reference.new_zeros(batch, *shape) for shape in self.state_shapes)
 
