@@ -6,7 +6,7 @@ Waveforms are float32 ``[N, S]`` with full scale 1.0, features float32 ``[N, T, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +15,11 @@ from edgeaudio_runtime.errors import SpecError
 
 LOWEST_HZ = 20.0
 """Generated noise has nothing below: no microphone hears it, and brown noise would have most of its power there."""
+
+NARROW_BAND_HZ = (3_700.0, 4_000.0)
+"""Where the band limit begins and is complete, in Hz; converters between 8 and 16 kHz have such an edge."""
+FFT_MULTIPLE = 2_048
+"""Transforms of this length or a multiple are fast, those of a prime length are not."""
 
 ENERGY_FLOOR = 1e-10
 """Mean square below which a signal counts as silent: -100 dB under full scale."""
@@ -44,13 +49,16 @@ class AugmentationSpec:
     """Masks over features (SpecAugment)."""
     max_feature_mask: int = 6
     """Widest mask in features."""
+    narrow_band_probability: float = field(default=0.0, metadata={"added_later": True})
+    """Share of the examples that lose what lies above 4 kHz, as in a telephone or a recording at 8 kHz, 0 to 1."""
 
     def __post_init__(self) -> None:
         for low, high in (("min_gain_db", "max_gain_db"), ("min_snr_db", "max_snr_db")):
             if getattr(self, low) > getattr(self, high):
                 raise SpecError(f"{low}={getattr(self, low)} must be <= {high}={getattr(self, high)}")
-        if not 0.0 <= self.noise_probability <= 1.0:
-            raise SpecError(f"noise_probability={self.noise_probability} must be in [0, 1]")
+        for name in ("noise_probability", "narrow_band_probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise SpecError(f"{name}={getattr(self, name)} must be in [0, 1]")
         for name in ("max_shift", "n_time_masks", "max_time_mask", "n_feature_masks", "max_feature_mask"):
             if getattr(self, name) < 0:
                 raise SpecError(f"{name}={getattr(self, name)} must be >= 0")
@@ -75,6 +83,22 @@ def add_noise(waveforms: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
     target = torch.where(signal > ENERGY_FLOOR, signal, power.clamp_max(1.0)) * torch.pow(10.0, -snr_db / 10.0)
     target = torch.where(signal > ENERGY_FLOOR, target, target.minimum(power))
     return torch.addcmul(waveforms, noise, (target / power).sqrt()[:, None])
+
+
+def narrow_band(waveforms: Tensor, *, sample_rate: int = 16_000) -> Tensor:
+    """Take away what lies above 4 kHz: gain 1 up to ``NARROW_BAND_HZ[0]``, half a cosine down to 0 at the second.
+
+    Args:
+        waveforms: float32 ``[N, S]``.
+        sample_rate: In Hz.
+    """
+    n_samples, (low, high) = waveforms.shape[1], NARROW_BAND_HZ
+    padded = -(-n_samples // FFT_MULTIPLE) * FFT_MULTIPLE
+    frequencies = torch.fft.rfftfreq(padded, 1.0 / sample_rate)
+    fall = ((frequencies - low) / (high - low)).clamp(0.0, 1.0)
+    spectrum = torch.fft.rfft(waveforms, n=padded) * (0.5 + 0.5 * torch.cos(math.pi * fall))
+    limited: Tensor = torch.fft.irfft(spectrum, n=padded)[:, :n_samples]
+    return limited
 
 
 def mean_square(waveforms: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from edgeaudio_models.corpora import (
     Clip,
     Corpus,
     Source,
+    join_corpora,
+    label_by_word,
     load_waveforms,
     open_corpus,
     require_sound,
@@ -32,6 +34,9 @@ VALIDATION_PERCENT = 10
 CLIP_SECONDS = 1
 """Length of a clip: the averaging window of the keyword networks."""
 _AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
+
+BLANK_LABEL = "<blank>"
+"""Name of the label of CTC that stands for no word."""
 
 Progress = Callable[[int, int], None]
 
@@ -56,7 +61,24 @@ def load_training_data(
         return _synthesized(recipe, cache_folder, progress)
     if data_folder is None:
         raise SpecError(f"recipe {recipe.name!r} trains on recordings; give their folder with --data")
-    return _recorded(recipe, data_folder, cache_folder, progress)
+    recorded = _recorded(recipe, data_folder, cache_folder, progress)
+    if recipe.corpus.kind == "recordings":
+        return recorded
+    return with_further_clips(recorded, _synthesized(recipe, cache_folder, progress))
+
+
+def with_further_clips(data: TrainingData, more: TrainingData) -> TrainingData:
+    """``data`` with all clips of ``more`` to learn from too, its validation clips included; chosen by as before."""
+    parts = (data.train, more.train, more.validation)
+    train = Examples(
+        waveforms=np.concatenate([part.waveforms for part in parts]),
+        label_indices=np.concatenate([part.label_indices for part in parts]),
+    )
+    provenance = {
+        "corpus": f"{data.provenance['corpus']} + {more.provenance['corpus']}",
+        "sources": [*data.provenance["sources"], *more.provenance["sources"]],
+    }
+    return replace(data, train=train, provenance=provenance)
 
 
 def chosen_synthesizers(names: Sequence[str]) -> tuple[Synthesizer, ...]:
@@ -76,23 +98,33 @@ def chosen_synthesizers(names: Sequence[str]) -> tuple[Synthesizer, ...]:
 
 
 def _recorded(recipe: Recipe, folder: Path, cache: Path | None, progress: Progress | None) -> TrainingData:
-    corpus = with_splits(open_corpus(folder, labels=recipe.corpus.labels))
+    parts = _open_parts(recipe, folder)
+    corpus = join_corpora(parts)
     require_sound(corpus)
-    rate = preset(recipe.features.preset).sample_rate
+    rate, labels = preset(recipe.features.preset).sample_rate, recipe.corpus.labels
 
-    def examples(split: str) -> Examples:
-        part = corpus.select(split)
+    def examples(part: Corpus) -> Examples:
         waveforms = load_waveforms(
             part, sample_rate=rate, n_samples=CLIP_SECONDS * rate, cache_folder=cache, progress=progress
         )
-        return Examples(waveforms=waveforms, label_indices=part.label_indices())
+        index = np.array([labels.index(clip.label) for clip in part.clips], dtype=np.int64)
+        return Examples(waveforms=waveforms, label_indices=index)
 
     return TrainingData(
-        train=examples("train"),
-        validation=examples("validation"),
+        train=examples(corpus.select("train")),
+        validation=examples(parts[0].select("validation")),
         noise=_noise(recipe, folder, rate),
         provenance=_provenance(corpus.name, corpus.sources),
     )
+
+
+def _open_parts(recipe: Recipe, folder: Path) -> list[Corpus]:
+    """The corpora of a recipe, each with splits: those it names below ``folder``, or ``folder`` itself."""
+    labels = tuple(label for label in recipe.corpus.labels if label != BLANK_LABEL)
+    if not recipe.corpus.folders and recipe.task == "keyword":
+        return [with_splits(open_corpus(folder, labels=labels))]
+    folders = [folder / name for name in recipe.corpus.folders or ("",)]
+    return [with_splits(label_by_word(open_corpus(each), labels)) for each in folders]
 
 
 def with_splits(corpus: Corpus) -> Corpus:
@@ -125,7 +157,7 @@ def _audio_files(path: Path) -> list[Path]:
 
 def _synthesized(recipe: Recipe, cache: Path | None, progress: Progress | None) -> TrainingData:
     labels = recipe.corpus.labels
-    words = recipe.corpus.words or tuple(label for label in labels if label not in (*BACKGROUND_LABELS, "<blank>"))
+    words = recipe.corpus.words or tuple(label for label in labels if label not in (*BACKGROUND_LABELS, BLANK_LABEL))
     spoken_only = not set(BACKGROUND_LABELS) <= set(labels)
     corpus = synthesize_corpus(
         words,

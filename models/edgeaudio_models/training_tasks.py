@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -117,12 +118,13 @@ class CtcTask(TrainingTask):
 
     def _validation_strings(self, examples: Examples) -> Strings:
         clips, spans = _trimmed(examples)
+        plain = replace(self.recipe, context=replace(self.recipe.context, max_word_rate_change=0.0))
         return join_strings(
             clips,
             spans,
             torch.from_numpy(examples.label_indices),
             n_strings=VALIDATION_STRINGS,
-            recipe=self.recipe,
+            recipe=plain,
             sample_rate=self.sample_rate,
             pool=torch.arange(len(examples)),
             generator=torch.Generator().manual_seed(self.recipe.training.seed),
@@ -144,7 +146,9 @@ class CtcTask(TrainingTask):
         # Faster only: slower would push the first and last word over the ends.
         factor = 1.0 - limit * float(torch.rand(1, generator=generator))
         streams = change_rate(strings.waveforms, factor) if limit else strings.waveforms
-        streams = add_surroundings(streams, self.recipe.augmentation, bed=self.bed, generator=generator)
+        streams = add_surroundings(
+            streams, self.recipe.augmentation, bed=self.bed, generator=generator, sample_rate=self.sample_rate
+        )
         logits = self._logits(module, streams, generator)
         everything = torch.full_like(strings.n_samples, logits.shape[1])
         return ctc_loss(logits, everything, strings.targets, strings.target_lengths)

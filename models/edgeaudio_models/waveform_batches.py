@@ -15,9 +15,10 @@ from edgeaudio_models.augmentation import (
     coloured_noise,
     draw_integers,
     draw_uniform,
+    narrow_band,
     noise_like,
 )
-from edgeaudio_models.recipe import Recipe
+from edgeaudio_models.recipe import ContextRecipe, Recipe
 
 GENERATED_NOISE_CLIPS = 40
 """Clips of generated noise that join the recorded noise."""
@@ -84,7 +85,7 @@ def keyword_batch(
     has_context = bool(_coins(1, context.probability, generator))
     n_context = min(round(context.seconds * sample_rate), clips.shape[1]) if has_context else 0
     streams = _place(clips, n_context, recipe, generator)
-    return add_surroundings(streams, recipe.augmentation, bed=bed, generator=generator)
+    return add_surroundings(streams, recipe.augmentation, bed=bed, generator=generator, sample_rate=sample_rate)
 
 
 def _place(clips: Tensor, n_context: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -100,13 +101,18 @@ def _place(clips: Tensor, n_context: int, recipe: Recipe, generator: torch.Gener
     return cut(streams, draw_integers(n_clips, 0, 2 * shift, generator), n_context + n_samples)
 
 
-def add_surroundings(streams: Tensor, spec: AugmentationSpec, *, bed: Tensor, generator: torch.Generator) -> Tensor:
-    """Add noise at an SNR to some streams ``[N, S]``, a gain to all, and clip at full scale."""
+def add_surroundings(
+    streams: Tensor, spec: AugmentationSpec, *, bed: Tensor, generator: torch.Generator, sample_rate: int = 16_000
+) -> Tensor:
+    """Add noise at an SNR to some streams ``[N, S]``, narrow the band of some, a gain to all, clip at full scale."""
     chosen = torch.nonzero(_coins(len(streams), spec.noise_probability, generator))[:, 0]
     if len(chosen):
         noise = noise_like(streams[chosen], generator=generator, noise=_long_enough(bed, streams.shape[1]))
         snr_db = draw_uniform(len(chosen), spec.min_snr_db, spec.max_snr_db, generator)
         streams = streams.index_copy(0, chosen, add_noise(streams[chosen], noise, snr_db))
+    if spec.narrow_band_probability:
+        narrowed = torch.nonzero(_coins(len(streams), spec.narrow_band_probability, generator))[:, 0]
+        streams = streams.index_copy(0, narrowed, narrow_band(streams[narrowed], sample_rate=sample_rate))
     gains_db = draw_uniform(len(streams), spec.min_gain_db, spec.max_gain_db, generator)
     return apply_gain(streams, gains_db).clamp_(-1.0, 1.0)
 
@@ -118,6 +124,15 @@ def _long_enough(bed: Tensor, n_samples: int) -> Tensor:
 def _vary_rate(clips: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     limit = recipe.context.max_rate_change
     return change_rate(clips, 1.0 + float(draw_uniform(1, -limit, limit, generator))) if limit else clips
+
+
+def _vary_word(word: Tensor, context: ContextRecipe, generator: torch.Generator) -> Tensor:
+    """Play one word ``[n]`` slower or faster, as long as that makes it."""
+    limit = context.max_word_rate_change
+    if not limit:
+        return word
+    length = max(1, round(len(word) * (1.0 + float(draw_uniform(1, -limit, limit, generator)))))
+    return functional.interpolate(word[None, None], size=length, mode="linear")[0, 0]
 
 
 def _coins(n: int, probability: float, generator: torch.Generator) -> Tensor:
@@ -185,7 +200,7 @@ def join_strings(
         pieces = [waveforms.new_zeros(gaps[0])]
         for word, gap in zip(words.tolist(), gaps[1:], strict=True):
             start, stop = spans[word].tolist()
-            pieces += [waveforms[word, start:stop], waveforms.new_zeros(gap)]
+            pieces += [_vary_word(waveforms[word, start:stop], context, generator), waveforms.new_zeros(gap)]
         rows.append(torch.cat(pieces))
         targets.append(label_indices[words])
     return Strings(

@@ -12,6 +12,7 @@ from edgeaudio_models.corpora.clips import (
     default_labels,
 )
 from edgeaudio_models.corpora.folders import open_folders
+from edgeaudio_models.corpora.joining import join_corpora, label_by_word
 from edgeaudio_models.corpora.loading import default_cache_folder, load_clip, load_waveforms
 from edgeaudio_models.corpora.manifest import open_manifest
 from edgeaudio_models.corpora.opening import open_corpus
@@ -30,6 +31,8 @@ __all__ = [
     "check_corpus",
     "default_cache_folder",
     "default_labels",
+    "join_corpora",
+    "label_by_word",
     "load_clip",
     "load_waveforms",
     "noise_files",
