@@ -1,4 +1,7 @@
-"""Checkpoints: a directory with ``checkpoint.json``, ``weights.safetensors`` and ``recipe.toml``, written whole."""
+"""Checkpoints: a directory with ``checkpoint.json``, ``weights.safetensors`` and ``recipe.toml``, written whole.
+
+A network that was trained here has its ``history.json`` beside them; older checkpoints have none.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from edgeaudio_models.architectures import build_module
+from edgeaudio_models.history import History, format_history, parse_history
 from edgeaudio_models.recipe import Recipe, parse_recipe
 from edgeaudio_models.recipe_text import format_recipe
 from edgeaudio_models.streaming import StreamingModule
+from edgeaudio_models.zoo_entries import checkpoint_folder
 from edgeaudio_runtime.errors import EdgeAudioError, SpecError
 from edgeaudio_runtime.features import FeatureSpec
 from edgeaudio_runtime.staging import recover, staged_directory
 
 SCHEMA_VERSION = 1
 DESCRIPTION, WEIGHTS, RECIPE = "checkpoint.json", "weights.safetensors", "recipe.toml"
+HISTORY = "history.json"
 _FIELDS = frozenset(
     {
         "schema_version",
@@ -62,6 +68,8 @@ class Checkpoint:
     """Figures by split, JSON-ready."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Data sources with their licences, and what else the caller of the training said of them."""
+    history: History = ()
+    """One row an epoch of the training; empty if nobody kept it."""
 
     @property
     def name(self) -> str:
@@ -105,22 +113,25 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path, *, force: bool = F
         (staged / WEIGHTS).write_bytes(save(weights))
         (staged / RECIPE).write_text(format_recipe(checkpoint.recipe), "utf-8")
         (staged / DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        if checkpoint.history:
+            (staged / HISTORY).write_text(format_history(checkpoint.history), "utf-8")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read and check a checkpoint directory.
+    """Read and check a checkpoint directory, or an entry of the zoo by its name.
 
     Raises:
         CheckpointError: A file is missing or unreadable, the schema is newer, the feature specification does not fit
             its hash, or the weights do not fit the architecture; one line with the path.
     """
-    folder = Path(path)
+    folder = checkpoint_folder(path)
     recover(folder)
     description = _description(folder)
     try:
         features = FeatureSpec.from_dict(description["features"])
         recipe = parse_recipe(_read(folder / RECIPE))
         module = build_module(description["architecture"], description["config"])
+        history = parse_history(_read(folder / HISTORY)) if (folder / HISTORY).exists() else ()
     except SpecError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     if features.hash != description["features_hash"]:
@@ -136,6 +147,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         recipe=recipe,
         metrics=description["metrics"],
         provenance=description["provenance"],
+        history=history,
     )
 
 

@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgeaudio_models.architectures import architecture_config, build_module, config_values
 from edgeaudio_models.checkpoint import Checkpoint, save_checkpoint
 from edgeaudio_models.ema import ExponentialAverage
+from edgeaudio_models.history import History, HistoryRow, history_of
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.recipe_text import format_recipe
 from edgeaudio_models.sampler import draw_epoch, sampling_weights
@@ -133,6 +134,7 @@ class _Run:
         self.steps_per_epoch = max(1, len(data.train) // recipe.training.batch_size)
         self.epoch = 0
         self.best: dict[str, Any] = {"score": -math.inf, "weights": {}, "metrics": {}, "epoch": 0}
+        self.history: History = ()
         self.started = time.monotonic()
         self.identity = hashlib.sha256((format_recipe(recipe) + data.digest()).encode()).hexdigest()
 
@@ -140,12 +142,13 @@ class _Run:
         generator = torch.Generator().manual_seed(self.recipe.training.seed * EPOCH_SEED + self.epoch)
         size = self.recipe.training.batch_size
         drawn = draw_epoch(self.weights, self.steps_per_epoch * size, generator)
-        total = 0.0
+        total, began = 0.0, time.monotonic()
         for index, chosen in enumerate(torch.split(drawn, size)):
             total += self._step(chosen, self.epoch * self.steps_per_epoch + index, generator)
             if progress is not None and index + 1 < self.steps_per_epoch:
                 progress(self._progress(index + 1, total / (index + 1), None))
         score = self._judge()
+        self._remember(total / self.steps_per_epoch, score, time.monotonic() - began)
         if progress is not None:
             progress(self._progress(self.steps_per_epoch, total / self.steps_per_epoch, score))
         self.epoch += 1
@@ -166,6 +169,16 @@ class _Run:
         self.optimizer.step()
         self.average.update(self.module)
         return value
+
+    def _remember(self, loss: float, score: float, seconds: float) -> None:
+        row = HistoryRow(
+            epoch=self.epoch + 1,
+            loss=loss,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            score=score,
+            seconds=seconds,
+        )
+        self.history = (*self.history, row)
 
     def _judge(self) -> float:
         metrics = self.task.evaluate(self.average.module)
@@ -197,6 +210,7 @@ class _Run:
             "average": dict(self.average.module.state_dict()),
             "updates": self.average.updates,
             "best": self.best,
+            "history": [asdict(row) for row in self.history],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -205,6 +219,7 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.module.load_state_dict(state["average"])
         self.average.updates = state["updates"]
+        self.history = history_of(state.get("history", []))  # states of earlier versions have none
 
     def checkpoint(self) -> Checkpoint:
         module = self.average.module
@@ -219,6 +234,7 @@ class _Run:
             recipe=self.recipe,
             metrics={"validation": chosen},
             provenance=self.provenance,
+            history=self.history,
         )
 
 

@@ -15,6 +15,7 @@ from edgeaudio_models.checkpoint import Checkpoint, load_checkpoint
 from edgeaudio_models.ctc import greedy_decode
 from edgeaudio_models.losses import ctc_loss
 from edgeaudio_models.recipe import Recipe, parse_recipe
+from edgeaudio_models.schedule import learning_rate
 from edgeaudio_models.streaming import run_from_reset
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import TrainingProgress, train
@@ -105,6 +106,7 @@ def test_the_written_checkpoint_is_the_returned_one(tmp_path: Path) -> None:
     found = load_checkpoint(tmp_path / "new" / "run" / "checkpoint")
     assert same_weights(checkpoint, found)
     assert found.metrics == checkpoint.metrics
+    assert found.history == checkpoint.history
     assert found.provenance == {"sources": ["tones"]}
     assert found.features == PRESETS["log_mel"]
     assert (found.labels, found.window_frames) == (("_silence_", "low", "middle"), 20)
@@ -140,6 +142,20 @@ def test_a_killed_run_resumes_to_the_same_weights(uninterrupted: Checkpoint, tmp
     assert seen[0].step == (step - 1) // 3 * 3 + 1
     assert same_weights(checkpoint, uninterrupted)
     assert checkpoint.metrics == uninterrupted.metrics
+    assert [replace(row, seconds=0.0) for row in checkpoint.history] == [
+        replace(row, seconds=0.0) for row in uninterrupted.history
+    ]
+
+
+def test_the_history_says_of_every_epoch_what_progress_said(tmp_path: Path) -> None:
+    seen: list[TrainingProgress] = []
+    checkpoint = train(KEYWORD, DATA, tmp_path, progress=seen.append)
+    told = [(now.epoch, now.loss, now.score) for now in seen if now.score is not None]
+    assert [(row.epoch, row.loss, row.score) for row in checkpoint.history] == told
+    last_steps = (2, 5, 8)
+    wanted = [learning_rate(KEYWORD.training, step, 9) for step in last_steps]
+    assert [row.learning_rate for row in checkpoint.history] == wanted
+    assert 0 < sum(row.seconds for row in checkpoint.history) <= seen[-1].seconds
 
 
 def test_a_kill_while_the_state_is_written_leaves_the_state_before(
