@@ -107,7 +107,7 @@ def test_a_missing_recipe_is_refused_with_the_names_there_are(tmp_path) -> None:
         ("epochs = 2", "epochs = 2\nwarmup = 2", r"training\.warmup=2\.0 must be in \[0, 1\]"),
         ("epochs = 2", "epochs = 2\nlearning_rate = 0", r"learning_rate=0\.0 .* must be > 0"),
         ("epochs = 2", 'epochs = 2\nschedule = "steps"', r"training\.schedule='steps' must be one of \['one_cycle'"),
-        ('kind = "recordings"', 'kind = "web"', r"corpus\.kind='web' must be one of \['recordings', 'synthesis', 'mixed'"),
+        ('kind = "recordings"', 'kind = "web"', r"corpus\.kind='web' must be one of \['recordings', 'synthesis'"),
         ('kind = "recordings"', 'kind = "synthesis"', r"corpus\.clips_per_word=0 must be >= 1"),
         ('["_unknown_", "yes"]', '["yes", "yes"]', r"corpus\.labels=\['yes', 'yes'\] must name at least 2 labels"),
         ('["_unknown_", "yes"]', '"yes"', r"corpus\.labels='yes' must be a list"),
