@@ -225,8 +225,17 @@ def _say_coverage(checkpoint: Checkpoint, quantized: QuantizedNetwork, probe: Se
         say(line)
 
 
-def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: QuantizedNetwork | OnnxOnlyNetwork) -> None:
-    """Fill an empty directory with the bundle of a quantized checkpoint; nothing is proven yet."""
+def write_quantized(
+    directory: Path,
+    checkpoint: Checkpoint,
+    quantized: QuantizedNetwork | OnnxOnlyNetwork,
+    *,
+    float_reference: bool = True,
+) -> None:
+    """Fill an empty directory with the bundle of a quantized checkpoint; nothing is proven yet.
+
+    ``float_reference=False`` leaves ``model.float.onnx`` out; proving the bundle then takes the checkpoint.
+    """
     from edgeaudio_export.bundle_writer import BundleContents, write_bundle
     from edgeaudio_models.corpora import BACKGROUND_LABELS
 
@@ -238,7 +247,7 @@ def write_quantized(directory: Path, checkpoint: Checkpoint, quantized: Quantize
         background_labels=tuple(label for label in checkpoint.labels if label in BACKGROUND_LABELS),
         features=checkpoint.features,
         graph=quantized.graph,
-        float_onnx=quantized.float_onnx,
+        float_onnx=quantized.float_onnx if float_reference else None,
         latency_frames=module.latency_frames,
         receptive_field_frames=module.receptive_field_frames,
         window_frames=checkpoint.window_frames,

@@ -12,6 +12,7 @@ from edgeaudio.parity.report import render_stages
 from edgeaudio.progress import progress_bar, say
 
 if TYPE_CHECKING:
+    from edgeaudio.parity.float_reference import FloatNetwork
     from edgeaudio.parity.task import LabelledClips, TaskScores
     from edgeaudio_runtime.bundle import Bundle
 
@@ -75,7 +76,7 @@ def run_parity(
     if clips is None:
         document = certificate(bundle, stages)
     else:
-        scores = _scores(bundle, clips)
+        scores = _scores(bundle, clips, None if side is None else side.offline)
         assert folder is not None
         document = certificate(bundle, stages, task=scores.result(), details=_details(bundle, scores, folder, split))
     if write:
@@ -93,11 +94,11 @@ def _clips(bundle: Bundle, folder: Path, split: str | None, cache: Path | None) 
         )
 
 
-def _scores(bundle: Bundle, clips: LabelledClips) -> TaskScores:
+def _scores(bundle: Bundle, clips: LabelledClips, float_network: FloatNetwork | None) -> TaskScores:
     from edgeaudio.parity.task import score_clips
 
     with progress_bar("scoring clips") as progress:
-        return score_clips(bundle, bundle.program("auto"), clips, progress=progress)
+        return score_clips(bundle, bundle.program("auto"), clips, float_network=float_network, progress=progress)
 
 
 def _details(bundle: Bundle, scores: TaskScores, folder: Path, split: str) -> dict[str, Any]:

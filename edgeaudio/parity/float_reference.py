@@ -1,33 +1,64 @@
-"""The float reference of a bundle: ``model.float.onnx``, stepped with its state from reset."""
+"""The float reference of a bundle: ``model.float.onnx``, stepped with its state from reset, or what it was made of."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.bundle import Bundle
+from edgeaudio_runtime.errors import ParityError
 
 Float32 = npt.NDArray[np.float32]
+FloatNetwork = Callable[[Float32], Float32]
+"""Logits ``[T_out, n_labels]`` of features ``[T, n_features]`` from reset."""
+
+FILE = "model.float.onnx"
 
 
 class FloatReference:
-    """Runs a float step model over whole streams, each from real zeros."""
+    """Runs the float network over whole streams, each from real zeros."""
+
+    def __init__(self, bundle: Bundle, *, network: FloatNetwork | None = None) -> None:
+        """Take the file of the bundle; where it travels without one, ``network``.
+
+        Raises:
+            ParityError: There is neither.
+        """
+        self.name = "float ONNX" if any(artifact.path == FILE for artifact in bundle.manifest.artifacts) else "torch"
+        """What answers."""
+        if self.name == "float ONNX":
+            self._run: FloatNetwork = _OnnxSteps(bundle).run
+        elif network is not None:
+            self._run = network
+        else:
+            rule = f"bundle={bundle.name!r} has no {FILE} to compare with"
+            raise ParityError(f"{rule}; give the checkpoint or the zoo entry it was made from, with --checkpoint")
+
+    def run(self, features: Float32) -> Float32:
+        """Logits ``[T_out, n_labels]`` of features ``[T, n_features]``, T a multiple of the step."""
+        return self._run(features)
+
+
+class _OnnxSteps:
+    """A float step model in ONNX Runtime."""
 
     def __init__(self, bundle: Bundle) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        data = bundle.read("model.float.onnx")
-        self._session: Any = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._session: Any = onnxruntime.InferenceSession(
+            bundle.read(FILE), options, providers=["CPUExecutionProvider"]
+        )
         self._states = [entry for entry in self._session.get_inputs() if entry.name != "features"]
         self._outputs = ["logits", *(entry.name.removesuffix("_in") + "_out" for entry in self._states)]
         self._step_frames = bundle.manifest.network.step_frames
 
     def run(self, features: Float32) -> Float32:
-        """Logits ``[T_out, n_labels]`` of features ``[T, n_features]``, T a multiple of the step."""
+        """See :meth:`FloatReference.run`."""
         state = {entry.name: np.zeros(entry.shape, dtype=np.float32) for entry in self._states}
         logits = []
         for i in range(0, len(features), self._step_frames):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeaudio.parity.float_reference import FloatReference
+from edgeaudio.parity.float_reference import FloatNetwork, FloatReference
 from edgeaudio.parity.statistics import TaskResult, compare_decisions
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.engines.base import Program
@@ -49,12 +49,18 @@ class TaskScores:
 
 
 def score_clips(
-    bundle: Bundle, program: Program, clips: LabelledClips, *, progress: Progress | None = None
+    bundle: Bundle,
+    program: Program,
+    clips: LabelledClips,
+    *,
+    float_network: FloatNetwork | None = None,
+    progress: Progress | None = None,
 ) -> TaskScores:
     """Score every clip from reset by its last step, in float and in int8.
 
     Raises:
-        ParityError: A clip has a label the bundle does not know.
+        ParityError: A clip has a label the bundle does not know, or the bundle has no float reference and there is no
+            ``float_network``.
     """
     index = {label: i for i, label in enumerate(bundle.labels)}
     strangers = sorted(set(clips.labels) - set(index))
@@ -63,7 +69,7 @@ def score_clips(
             f"labels {strangers} of the data are not among the bundle's {list(bundle.labels)}; "
             "map them to _unknown_ first"
         )
-    reference, session = FloatReference(bundle), program.session()
+    reference, session = FloatReference(bundle, network=float_network), program.session()
     decisions = np.zeros((len(clips.labels), 2), dtype=np.intp)
     for i, samples in enumerate(clips.waveforms):
         features = compute_features(bundle.features, samples, multiple_of=program.signature.step_frames)

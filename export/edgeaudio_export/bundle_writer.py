@@ -40,8 +40,8 @@ class BundleContents:
     """What the network hears."""
     graph: IntegerGraph | OnnxOnly
     """What the network computes: a graph for every engine that can, or a model for ONNX Runtime alone."""
-    float_onnx: bytes
-    """Float reference with the same explicit state."""
+    float_onnx: bytes | None
+    """Float reference with the same explicit state; None leaves it out, and the network it is of must prove it."""
     latency_frames: int
     """Feature frames by which a logit vector lags."""
     receptive_field_frames: int
@@ -95,6 +95,8 @@ def _check(contents: BundleContents) -> None:
 
 def _write_models(directory: Path, contents: BundleContents, say: Callable[[str], None]) -> list[Entry]:
     entries = deployment_of(contents.graph).write(directory, say)
+    if contents.float_onnx is None:
+        return entries
     (directory / "model.float.onnx").write_bytes(contents.float_onnx)
     return [*entries, ("model.float.onnx", None, "reference")]
 
