@@ -28,7 +28,7 @@ class FeatureSpec(ABC):
     """
 
     kind: ClassVar[str]
-    """Tag of the union: "mel" (later "microfrontend", "pcm")."""
+    """Tag of the union: "mel" or "pcm" (later "microfrontend")."""
 
     sample_rate: int
     """Samples a second (Hz)."""
@@ -250,7 +250,19 @@ class MelSpec(FeatureSpec):
         return self.utterance == "none" and self.edge == "zeros"
 
 
-KINDS: Mapping[str, type[FeatureSpec]] = {MelSpec.kind: MelSpec}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PcmSpec(FeatureSpec):
+    """Raw samples in -1..1, a frame at a time, for networks that have their front end inside."""
+
+    kind: ClassVar[str] = "pcm"
+
+    @property
+    def n_features(self) -> int:
+        """Values a frame: its samples."""
+        return self.win_length
+
+
+KINDS: Mapping[str, type[FeatureSpec]] = {MelSpec.kind: MelSpec, PcmSpec.kind: PcmSpec}
 """Specification class of each ``kind``."""
 
 _SMALLEST_FLOOR = 1e-37

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.errors import SpecError
-from edgeaudio_runtime.features import FeatureSpec, MelSpec
+from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
 from edgeaudio_runtime.frame_transform import FrameTransform, preemphasize
 from edgeaudio_runtime.native import LARGEST_RADIX, NativeTransform, load_library, native_covers
 from edgeaudio_runtime.samples import INT16_SCALE, Samples, checked_scale
@@ -50,30 +50,35 @@ class FrontEnd:
     """
 
     def __init__(self, spec: FeatureSpec, *, multiple_of: int = 1, implementation: Implementation = "auto") -> None:
-        mel_spec = mel_spec_of(spec)
+        if not isinstance(spec, PcmSpec):
+            spec = mel_spec_of(spec)
         check_multiple(multiple_of)
-        if not mel_spec.streamable:
+        if isinstance(spec, MelSpec) and not spec.streamable:
             raise SpecError(
-                f"utterance={mel_spec.utterance!r} and edge={mel_spec.edge!r} need the whole recording, they cannot"
+                f"utterance={spec.utterance!r} and edge={spec.edge!r} need the whole recording, they cannot"
                 " stream; use compute_features in a windowed bundle, or the streamable preset of the same name"
             )
-        self._spec = mel_spec
+        self._spec = spec
         self._scale = INT16_SCALE
         self._multiple_of = multiple_of
-        self._emphasizes = mel_spec.preemphasis > 0 and mel_spec.preemphasis_scope == "stream"
-        self._longest_piece = BLOCK_FRAMES * mel_spec.hop_length
+        self._emphasizes = isinstance(spec, MelSpec) and spec.preemphasis > 0 and spec.preemphasis_scope == "stream"
+        self._longest_piece = BLOCK_FRAMES * spec.hop_length
         # Less than a window, and fewer frames than a multiple, wait for their end, so a piece always fits and completes
         # at most BLOCK_FRAMES frames beside those that waited.
-        n_waiting = mel_spec.win_length - 1 + (multiple_of - 1) * mel_spec.hop_length
+        n_waiting = spec.win_length - 1 + (multiple_of - 1) * spec.hop_length
         self._buffer = np.zeros(n_waiting + self._longest_piece)
-        self._implementation = choose_implementation(mel_spec, implementation)
-        open_transform = _NumpyTransform if self._implementation == "numpy" else NativeTransform
-        block_frames = BLOCK_FRAMES + multiple_of - 1
-        self._transform: _Transform = open_transform(mel_spec, self._buffer, block_frames, self._scale)
+        self._implementation = choose_implementation(spec, implementation)
+        self._transform = self._open_transform(BLOCK_FRAMES + multiple_of - 1)
         self.reset()
 
+    def _open_transform(self, block_frames: int) -> _Transform:
+        if isinstance(self._spec, PcmSpec):
+            return _RawTransform(self._spec, self._buffer, self._scale)
+        opened = _NumpyTransform if self._implementation == "numpy" else NativeTransform
+        return opened(self._spec, self._buffer, block_frames, self._scale)
+
     @property
-    def spec(self) -> MelSpec:
+    def spec(self) -> MelSpec | PcmSpec:
         """The specification this front end computes."""
         return self._spec
 
@@ -182,6 +187,7 @@ class FrontEnd:
         return self._transform.features(first, n_frames)
 
     def _emphasize(self, signal: Float64) -> None:
+        assert isinstance(self._spec, MelSpec)
         last = float(signal[-1])
         preemphasize(signal, self._spec, self._last_sample)
         self._last_sample = last
@@ -206,15 +212,31 @@ class _NumpyTransform:
     def __init__(self, spec: MelSpec, buffer: Float64, block_frames: int, sample_scale: float) -> None:
         transform = FrameTransform(spec, block_frames, sample_scale)
         self._features, self.set_sample_scale = transform.features, transform.set_sample_scale
-        # The view of all slots costs nothing per call.
-        slots = np.lib.stride_tricks.sliding_window_view(buffer, spec.win_length)
-        self._slots: Float64 = slots[:: spec.hop_length]
+        self._slots = _slots(spec, buffer)
 
     def features(self, first: int, n: int) -> Float32:
         return self._features(self._slots[first : first + n])
 
 
-def choose_implementation(spec: MelSpec, wanted: Implementation = "auto") -> Literal["native", "numpy"]:
+class _RawTransform:
+    def __init__(self, spec: PcmSpec, buffer: Float64, sample_scale: float) -> None:
+        self._slots = _slots(spec, buffer)
+        self.set_sample_scale(sample_scale)
+
+    def set_sample_scale(self, sample_scale: float) -> None:
+        self._scale = sample_scale
+
+    def features(self, first: int, n: int) -> Float32:
+        return (self._slots[first : first + n] * self._scale).astype(np.float32)
+
+
+def _slots(spec: FeatureSpec, buffer: Float64) -> Float64:
+    # The view of all slots costs nothing per call.
+    slots: Float64 = np.lib.stride_tricks.sliding_window_view(buffer, spec.win_length)[:: spec.hop_length]
+    return slots
+
+
+def choose_implementation(spec: FeatureSpec, wanted: Implementation = "auto") -> Literal["native", "numpy"]:
     """Who computes the frames of ``spec`` here.
 
     Args:
@@ -237,7 +259,7 @@ def choose_implementation(spec: MelSpec, wanted: Implementation = "auto") -> Lit
 
 def front_end_in_use(spec: FeatureSpec) -> Literal["native", "numpy"]:
     """Who computes ``spec`` here where nobody demands otherwise; what looks at the whole recording, numpy does."""
-    return choose_implementation(spec) if isinstance(spec, MelSpec) and spec.streamable else "numpy"
+    return choose_implementation(spec) if spec.streamable else "numpy"
 
 
 def front_end_choice(spec: FeatureSpec) -> str:
@@ -245,14 +267,16 @@ def front_end_choice(spec: FeatureSpec) -> str:
     in_use = front_end_in_use(spec)
     if in_use == "native":
         return "native (C)"
-    if not (isinstance(spec, MelSpec) and spec.streamable):
+    if not spec.streamable:
         return "numpy: these features look at the whole recording"
     obstacle = _obstacle(spec)
     return f"numpy: {obstacle}" if obstacle else f"numpy: {IMPLEMENTATION_VARIABLE} says so"
 
 
-def _obstacle(spec: MelSpec) -> str | None:
+def _obstacle(spec: FeatureSpec) -> str | None:
     """Why the C transform cannot compute ``spec`` here."""
+    if not isinstance(spec, MelSpec):
+        return "raw samples need no transform"
     if load_library() is None:
         return "its library was not built with this installation, or does not load (install with a C compiler at hand)"
     if not native_covers(spec):
@@ -289,10 +313,9 @@ def compute_features(
     Raises:
         SpecError: as for :class:`FrontEnd` and its methods.
     """
-    mel_spec = mel_spec_of(spec)
-    if not mel_spec.streamable:
+    if isinstance(spec, MelSpec) and not spec.streamable:
         signal = samples.astype(np.float64) * checked_scale(samples)
-        return whole_recording_features(mel_spec, signal, multiple_of)
-    front_end = FrontEnd(mel_spec, implementation=implementation)
+        return whole_recording_features(spec, signal, multiple_of)
+    front_end = FrontEnd(spec, implementation=implementation)
     ready = front_end.process(samples)
     return np.concatenate([ready, front_end.flush(multiple_of)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgeaudio_runtime import frame_transform
 from edgeaudio_runtime.errors import SpecError
-from edgeaudio_runtime.features import FeatureSpec, MelSpec
+from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
 from edgeaudio_runtime.front_end import BLOCK_FRAMES, FrontEnd, compute_features, front_end_in_use
 from edgeaudio_runtime.presets import LOG_MEL, MLPERF_STREAMING_WAKEWORD, PRESETS, WINDOWED_PRESETS, preset
 
@@ -23,6 +23,8 @@ ODD_SPECS = {
     "stream pre-emphasis from itself, offset": dataclasses.replace(
         MLPERF_STREAMING_WAKEWORD, preemphasis_first="self", first_offset=100
     ),
+    "raw samples": PcmSpec(sample_rate=16_000, win_length=320, hop_length=320),
+    "overlapping raw samples": PcmSpec(sample_rate=16_000, win_length=400, hop_length=160, first_offset=-200),
     "lifter and magnitude": dataclasses.replace(LOG_MEL, power=1, n_dct=13, dct_lifter=22.0, log="log10"),
 }
 SPECS = {**PRESETS, **ODD_SPECS}
@@ -249,10 +251,10 @@ def test_a_specification_of_the_whole_recording_cannot_stream(name: str) -> None
 def test_another_kind_is_refused_by_name() -> None:
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Raw(FeatureSpec):
-        kind = "pcm"
+        kind = "spectrogram"
         n_features: int = 1
 
-    with pytest.raises(SpecError, match="feature kind 'pcm' must be 'mel' for this front end"):
+    with pytest.raises(SpecError, match="feature kind 'spectrogram' must be 'mel' for this front end"):
         FrontEnd(Raw(sample_rate=16000, win_length=1, hop_length=1))
 
 
@@ -266,3 +268,20 @@ def test_flush_to_a_multiple_of_nothing_is_refused() -> None:
 def test_the_front_end_names_its_specification() -> None:
     assert isinstance(FrontEnd(LOG_MEL).spec, MelSpec)
     assert FrontEnd(LOG_MEL).spec.hash == LOG_MEL.hash
+
+
+def test_raw_samples_leave_as_they_came_in_frames_with_silence_behind() -> None:
+    spec = PcmSpec(sample_rate=8000, win_length=3, hop_length=2, first_offset=-1)
+    samples = np.array([32767, -32768, 1, 2], np.int16)
+    frames = np.array([[0, 32767, -32768], [-32768, 1, 2], [2, 0, 0], [0, 0, 0]], np.float32) / 32768
+    features = compute_features(spec, samples, multiple_of=4)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, frames)
+    np.testing.assert_array_equal(compute_features(spec, (samples / 32768).astype(np.float32), multiple_of=4), frames)
+
+
+def test_raw_samples_have_no_native_front_end() -> None:
+    spec = PcmSpec(sample_rate=8000, win_length=3, hop_length=3)
+    assert front_end_in_use(dataclasses.replace(spec, sample_rate=16_000)) == "numpy"
+    with pytest.raises(SpecError, match="'native' cannot be had: raw samples need no transform"):
+        FrontEnd(spec, implementation="native")
