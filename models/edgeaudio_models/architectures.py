@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
+from edgeaudio_models.bc_resnet import BcResNet, BcResNetConfig
 from edgeaudio_models.ctc_net import CtcNet, CtcNetConfig
 from edgeaudio_models.ds_cnn import DsCnn, DsCnnConfig
 from edgeaudio_models.ds_tc_resnet import DsTcResNet, DsTcResNetConfig
@@ -32,6 +33,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "ds_tc_resnet": Architecture(task="keyword", config_type=DsTcResNetConfig, build=DsTcResNet),
         "ds_cnn": Architecture(task="keyword", config_type=DsCnnConfig, build=DsCnn),
+        "bc_resnet": Architecture(task="keyword", config_type=BcResNetConfig, build=BcResNet),
         "tc_resnet": Architecture(task="keyword", config_type=TcResNetConfig, build=TcResNet),
         "gru_net": Architecture(task="keyword", config_type=GruNetConfig, build=GruNet),
         "ctc_net": Architecture(task="ctc", config_type=CtcNetConfig, build=CtcNet),

@@ -154,7 +154,7 @@ class SubSpectralConv(nn.Module):
         inner = first >= 0 and last <= inputs
         at_end = first >= 0 and not inner
         seen = x[:, :, :, max(first - (stride - 1) * at_end, 0) : min(last, inputs)]
-        y = functional.conv2d(
+        y: Tensor = functional.conv2d(
             seen, self.conv.weight, None, (1, stride), (0, 0 if inner else 1), groups=self.conv.groups
         )
         y = norm(y)
