@@ -65,6 +65,7 @@ def run_parity(
     from edgeaudio.exporting import torch_side
     from edgeaudio.parity.certificate import certificate, write_certificate
     from edgeaudio.parity.ladder import run_ladder
+    from edgeaudio.parity.task import task_details
     from edgeaudio_models.checkpoint import load_checkpoint
     from edgeaudio_runtime.bundle import open_bundle
 
@@ -78,7 +79,8 @@ def run_parity(
     else:
         scores = _scores(bundle, clips, None if side is None else side.offline)
         assert folder is not None
-        document = certificate(bundle, stages, task=scores.result(), details=_details(bundle, scores, folder, split))
+        details = task_details(bundle.labels, scores, data=folder.resolve().name, split=split)
+        document = certificate(bundle, stages, task=scores.result(), details=details)
     if write:
         write_certificate(bundle, document, render_card(bundle, document))
     return document
@@ -99,22 +101,3 @@ def _scores(bundle: Bundle, clips: LabelledClips, float_network: FloatNetwork | 
 
     with progress_bar("scoring clips") as progress:
         return score_clips(bundle, bundle.program("auto"), clips, float_network=float_network, progress=progress)
-
-
-def _details(bundle: Bundle, scores: TaskScores, folder: Path, split: str) -> dict[str, Any]:
-    import numpy as np
-
-    silent = np.array([label == "_silence_" for label in bundle.labels])
-    subsets = {}
-    if silent[scores.truth].any():
-        subsets["without _silence_"] = scores.result(~silent[scores.truth]).to_dict()
-    by_label = {
-        label: {
-            "n": int((scores.truth == index).sum()),
-            "float": float((scores.reference == index)[scores.truth == index].mean()),
-            "int8": float((scores.candidate == index)[scores.truth == index].mean()),
-        }
-        for index, label in enumerate(bundle.labels)
-        if (scores.truth == index).any()
-    }
-    return {"data": folder.resolve().name, "split": split, "subsets": subsets, "by_label": by_label}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,3 +81,28 @@ def score_clips(
             progress(i + 1, len(clips.labels))
     truth = np.array([index[label] for label in clips.labels], dtype=np.intp)
     return TaskScores(truth=truth, reference=decisions[:, 0], candidate=decisions[:, 1], speakers=clips.speakers)
+
+
+def task_details(labels: Sequence[str], scores: TaskScores, *, data: str, split: str) -> dict[str, Any]:
+    """What a certificate says of the task beside the comparison itself: the clips, the subsets, the labels.
+
+    Args:
+        labels: Of the model, in the order of its outputs.
+        scores: What both models said.
+        data: Name of the corpus.
+        split: The split that was scored.
+    """
+    silent = np.array([label == "_silence_" for label in labels])
+    subsets = {}
+    if silent[scores.truth].any() and not silent[scores.truth].all():
+        subsets["without _silence_"] = scores.result(~silent[scores.truth]).to_dict()
+    by_label = {
+        label: {
+            "n": int((scores.truth == index).sum()),
+            "float": float((scores.reference == index)[scores.truth == index].mean()),
+            "int8": float((scores.candidate == index)[scores.truth == index].mean()),
+        }
+        for index, label in enumerate(labels)
+        if (scores.truth == index).any()
+    }
+    return {"data": data, "split": split, "subsets": subsets, "by_label": by_label}
