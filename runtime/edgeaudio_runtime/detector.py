@@ -59,6 +59,7 @@ class KeywordDetector:
         background_labels: Sequence[str] = (),
         output_quant: QuantParams,
         clock: StreamClock,
+        output: str = "logits",
     ) -> None:
         """Build a detector for one stream.
 
@@ -68,6 +69,7 @@ class KeywordDetector:
             background_labels: Labels that are never reported.
             output_quant: Quantization of the logit codes, per tensor.
             clock: Frame grid, step and averaging window of the network.
+            output: "logits", or "probabilities" where the codes stand for these already.
 
         Raises:
             SpecError: A threshold names a label the network does not have, or ``output_quant`` is per channel.
@@ -81,7 +83,7 @@ class KeywordDetector:
             )
         if output_quant.axis is not None:
             raise SpecError(f"output_quant has axis={output_quant.axis}; logits must share one scale to be compared")
-        self._config, self._labels, self._clock = config, tuple(labels), clock
+        self._config, self._labels, self._clock, self._output = config, tuple(labels), clock, output
         # No probability reaches infinity: a background label never fires.
         row = [
             np.inf if label in background_labels else config.thresholds.get(label, config.threshold) for label in labels
@@ -103,6 +105,7 @@ class KeywordDetector:
             n_smoothing=self._n_smoothing,
             n_memory=clock.memory_outputs,
             block=self._block,
+            output=self._output,
         )
         n_block_frames = _BLOCK_STEPS * clock.step_frames
         self._activity = RecentRows(clock.memory_frames, (), fill=np.nan, dtype=np.float32, block=n_block_frames)

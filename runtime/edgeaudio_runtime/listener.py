@@ -64,6 +64,7 @@ class KeywordListener:
             background_labels=bundle.background_labels,
             output_quant=bundle.manifest.network.output_quant,
             clock=bundle.clock,
+            output=bundle.manifest.network.output,
         )
 
     def hear(self, codes: Codes, features: Features) -> list[Event]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -12,12 +12,14 @@ from edgeaudio_runtime.engines.base import NetworkSignature
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError
 from edgeaudio_runtime.quantization import REQUANTIZATIONS, QuantParams
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """The newest manifest this runtime reads, and the one it writes. Version 1 knew int8 networks only; version 2 says how
-a network was quantized in full (``recipe``) and where it is exact (``exact_engines``)."""
+a network was quantized in full (``recipe``) and where it is exact (``exact_engines``). Version 3 knows networks that
+run in windows or on whole recordings, and artifacts that were not written by this toolchain."""
 
 TASKS = ("keyword", "ctc")
-MODES = ("streaming", "windowed")
+MODES = ("streaming", "windowed", "whole")
+OUTPUTS = ("logits", "probabilities")
 ENGINES = ("numpy", "onnxruntime", "litert")
 ROLES = ("model", "weights", "reference", "golden", "card")
 
@@ -30,7 +32,15 @@ def _with_recipe(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "quantization": {**quantization, "recipe": {}, "exact_engines": list(ENGINES)}}
 
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_recipe}
+def _with_window(manifest: dict[str, Any]) -> dict[str, Any]:
+    network = manifest.get("network")
+    if not isinstance(network, Mapping):
+        return manifest
+    own: dict[str, Any] = {"input_frames": None, "output": "logits", "tensors": {}, "hidden_state": False}
+    return {**manifest, "network": {**network, **own}}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_recipe, 2: _with_window}
 """Schema version to the function that makes such a manifest one of the next version."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -149,6 +159,15 @@ class Network:
     """Quantization of the logit codes."""
     states: tuple[NetworkState, ...] = ()
     """In the order of the artifacts' ``state_<i>_in``."""
+    input_frames: int | None = None
+    """Feature frames of the window that the artifact looks at anew every step; None where it takes one step, and its
+    states are all it remembers. The window ends ``latency_frames`` before the end of the step."""
+    output: str = "logits"
+    """"logits", or "probabilities" where softmax or sigmoid are part of the network."""
+    tensors: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Names in the artifact for "features", "logits", "state_<i>_in" and "state_<i>_out", where they are others."""
+    hidden_state: bool = False
+    """Whether the artifact keeps state that no tensor shows, so that a reset must load it anew."""
 
     def __post_init__(self) -> None:
         for name in ("step_frames", "outputs_per_step", "n_features", "n_labels", "receptive_field_frames"):
@@ -156,6 +175,22 @@ class Network:
         _check_count("latency_frames", self.latency_frames, minimum=0)
         if self.window_frames is not None:
             _check_count("window_frames", self.window_frames, minimum=1)
+        if self.input_frames is not None:
+            _check_count("input_frames", self.input_frames, minimum=1)
+            if self.input_frames + self.latency_frames < self.step_frames:
+                raise BundleError(
+                    f"step_frames={self.step_frames} must be <= input_frames + latency_frames; no frame may be left out"
+                )
+        _check_choice("output", self.output, OUTPUTS)
+        if not isinstance(self.tensors, Mapping) or not all(isinstance(name, str) for name in self.tensors.values()):
+            raise BundleError(f"tensors={self.tensors!r} must map names to names")
+        if type(self.hidden_state) is not bool:
+            raise BundleError(f"hidden_state={self.hidden_state!r} must be true or false")
+
+    @property
+    def artifact_signature(self) -> NetworkSignature:
+        """What the artifact takes and gives: :attr:`signature`, or that of one window."""
+        return replace(self.signature, step_frames=self.input_frames or self.step_frames)
 
     @property
     def signature(self) -> NetworkSignature:
@@ -173,7 +208,8 @@ class Network:
         """JSON form."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         quants = {"input_quant": self.input_quant.to_dict(), "output_quant": self.output_quant.to_dict()}
-        return {**plain, **quants, "states": [state.to_dict() for state in self.states]}
+        own = {"states": [state.to_dict() for state in self.states], "tensors": dict(self.tensors)}
+        return {**plain, **quants, **own}
 
     @classmethod
     def from_dict(cls, values: object) -> Network:
@@ -278,7 +314,8 @@ class Manifest:
     task: str
     """"keyword" or "ctc"."""
     mode: str
-    """"streaming", or "windowed" for a bundle whose features need the whole clip."""
+    """"streaming": every frame is looked at once. "windowed": the network looks at overlapping windows, or the features
+    need the whole recording. "whole": the network looks at all of a recording at its end (ONNX Runtime only)."""
     labels: tuple[str, ...]
     """In the order of the logits; for ctc the first is the blank."""
     background_labels: tuple[str, ...] = ()
@@ -309,6 +346,10 @@ class Manifest:
         strangers = sorted(set(self.background_labels) - set(self.labels))
         if strangers:
             raise BundleError(f"background_labels {strangers} are not in labels {list(self.labels)}")
+        if self.network.input_frames is not None and self.mode != "windowed":
+            raise BundleError(f"mode={self.mode!r} must be 'windowed' for a network with input_frames")
+        if self.mode == "whole" and (self.network.states or self.network.hidden_state):
+            raise BundleError("mode='whole' must go without states; what keeps state streams")
         if self.task == "keyword" and self.network.window_frames is None:
             raise BundleError("window_frames=null; a keyword network must say how many frames it averages")
 

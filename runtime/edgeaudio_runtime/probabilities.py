@@ -1,4 +1,4 @@
-"""Smoothed probabilities of logit codes, computed only where a keyword could fire."""
+"""Smoothed probabilities of logit codes (or of codes of probabilities), computed only where a keyword could fire."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class SmoothedProbabilities:
         n_smoothing: int,
         n_memory: int,
         block: int,
+        output: str = "logits",
     ) -> None:
         """Start a stream.
 
@@ -60,7 +61,9 @@ class SmoothedProbabilities:
             n_smoothing: Outputs averaged, >= 1.
             n_memory: Outputs that :meth:`scores` can look back on before the newest call.
             block: Most outputs in a call.
+            output: What the codes stand for: "logits", or "probabilities", which are taken as they are.
         """
+        self._real = output_quant if output == "probabilities" else None
         self._table = softmax_table(output_quant)
         self._n_smoothing, self._n_kept, self._block = n_smoothing, n_memory + n_smoothing - 1, block
         self._divisor = np.asarray(n_smoothing, dtype=np.float64)  # an array is not converted on every call
@@ -68,7 +71,10 @@ class SmoothedProbabilities:
         self._keywords = frozenset(keywords.tolist())
         # With this much added to the keywords, an output whose largest code is a background label's is quiet.
         self._handicap = np.zeros((block, len(thresholds)), dtype=np.intp)
-        self._handicap[:, keywords] = quiet_lead(output_quant, min(*thresholds, 1.0))
+        lead = quiet_lead(output_quant, min(*thresholds, 1.0))
+        if self._real is not None:  # need not add up to 1 (sigmoid): no label's says anything of another's
+            lead = output_quant.high - output_quant.low + 1
+        self._handicap[:, keywords] = lead
         self._codes = RecentRows(self._n_kept, (len(thresholds),), fill=0, dtype=np.intp, block=block)
         self._probs = RecentRows(
             self._n_kept, (len(thresholds),), fill=0.0, dtype=np.float64, block=block, window=n_smoothing
@@ -107,5 +113,8 @@ class SmoothedProbabilities:
         self._n_behind = 0
 
     def _softmax(self, codes: npt.NDArray[np.intp], *, out: Float64) -> None:
+        if self._real is not None:
+            np.multiply(codes - self._real.zero_point, float(self._real.scale[0]), out=out)
+            return
         powers = self._table[np.maximum.reduce(codes, axis=1, keepdims=True) - codes]
         np.divide(powers, np.add.reduce(powers, axis=1, keepdims=True), out=out)

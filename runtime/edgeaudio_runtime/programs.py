@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError
@@ -9,7 +10,7 @@ from edgeaudio_runtime.manifest import Artifact
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
-    from edgeaudio_runtime.engines.base import Program
+    from edgeaudio_runtime.engines.base import NetworkSignature, Program
 
 
 def load_program(bundle: Bundle, engine: str) -> Program:
@@ -20,10 +21,20 @@ def load_program(bundle: Bundle, engine: str) -> Program:
         raise
     except EdgeAudioError as error:
         raise type(error)(f"{bundle.path}: engine {engine!r}: {error}") from error
-    promised = bundle.manifest.network.signature
+    promised = _signature(bundle)
     if program.signature != promised:
         raise BundleError(f"the artifact of engine={engine!r} has {program.signature}, the manifest says {promised}")
-    return program
+    if bundle.manifest.network.input_frames is None:
+        return program
+    from edgeaudio_runtime.engines.windowed import WindowedProgram
+
+    network = bundle.manifest.network
+    return WindowedProgram(program, network.signature, latency_frames=network.latency_frames, features=bundle.features)
+
+
+def _signature(bundle: Bundle) -> NetworkSignature:
+    manifest = bundle.manifest
+    return replace(manifest.network.artifact_signature, whole=manifest.mode == "whole")
 
 
 def _load_numpy(bundle: Bundle) -> Program:
@@ -38,14 +49,21 @@ def _load_onnxruntime(bundle: Bundle) -> Program:
     from edgeaudio_runtime.engines.onnxruntime_engine import OnnxRuntimeProgram
 
     data = bundle.read(_one(bundle, "onnxruntime", "model").path)
-    return OnnxRuntimeProgram(data, bundle.manifest.network.signature, **_promises(bundle, "onnxruntime"))
+    return OnnxRuntimeProgram(data, _signature(bundle), **_promises(bundle, "onnxruntime"))
 
 
 def _load_litert(bundle: Bundle) -> Program:
     from edgeaudio_runtime.engines.litert_engine import LiteRtProgram
 
     data = bundle.read(_one(bundle, "litert", "model").path)
-    return LiteRtProgram(data, bundle.manifest.network.signature, **_promises(bundle, "litert"))
+    network = bundle.manifest.network
+    return LiteRtProgram(
+        data,
+        _signature(bundle),
+        **_promises(bundle, "litert"),
+        tensors=network.tensors,
+        hidden_state=network.hidden_state,
+    )
 
 
 _LOADERS = {"numpy": _load_numpy, "onnxruntime": _load_onnxruntime, "litert": _load_litert}

@@ -42,7 +42,7 @@ class LogitStream:
         self._step_frames = signature.step_frames
         self._front_end: _FeatureSource = (
             FrontEnd(spec, multiple_of=self._step_frames, implementation=front_end)
-            if spec.streamable
+            if spec.streamable and not signature.whole
             else _WholeRecording(spec)
         )
         self._quantize = Quantizer(signature.input_quant, ndim=2)

@@ -89,7 +89,7 @@ def test_a_missing_file_is_named(own_bundle: Path, name: str) -> None:
 
 def test_a_newer_schema_is_refused_by_name(own_bundle: Path) -> None:
     edit_json(own_bundle / "manifest.json", lambda m: m.update(schema_version=7))
-    with pytest.raises(BundleError, match=r"schema_version=7 is newer than 2.*pip install --upgrade edgeaudio-runtime"):
+    with pytest.raises(BundleError, match=r"schema_version=7 is newer than 3.*pip install --upgrade edgeaudio-runtime"):
         open_bundle(own_bundle)
 
 

@@ -31,7 +31,7 @@ def test_the_fields_of_the_contract_stand_in_the_json(values: dict[str, Any]) ->
     }  # fmt: skip
     assert set(values["network"]) == {
         "step_frames", "outputs_per_step", "n_features", "n_labels", "latency_frames", "receptive_field_frames",
-        "window_frames", "input_quant", "output_quant", "states",
+        "window_frames", "input_quant", "output_quant", "states", "input_frames", "output", "tensors", "hidden_state",
     }  # fmt: skip
     assert set(values["artifacts"][0]) == {"path", "engine", "role", "sha256", "size"}
     assert set(values["quantization"]) == {
@@ -51,7 +51,7 @@ def test_the_fields_of_the_contract_stand_in_the_json(values: dict[str, Any]) ->
         (("network", "input_quant"), {"bits": 8}, "input_quant: unknown quantization fields ['bits']"),
         (("network", "output_quant"), {"scale": [0]}, "output_quant: scale=(0,) must be finite and > 0"),
         (("network", "output_quant"), {"scale": 3}, "output_quant"),
-        ((), {"schema_version": 3}, "schema_version=3 is newer than 2"),
+        ((), {"schema_version": 4}, "schema_version=4 is newer than 3"),
         ((), {"schema_version": "1"}, "schema_version='1' must be an integer"),
         ((), {"task": "vad"}, "task='vad' must be one of ['keyword', 'ctc']"),
         ((), {"mode": "batch"}, "mode='batch' must be one of"),
@@ -144,10 +144,13 @@ def test_an_older_schema_is_brought_up_step_by_step(values: dict[str, Any], monk
 def test_a_manifest_of_version_one_is_one_of_an_int8_network(values: dict[str, Any]) -> None:
     old = copy.deepcopy(values) | {"schema_version": 1}
     del old["quantization"]["recipe"], old["quantization"]["exact_engines"]
+    for name in ("input_frames", "output", "tensors", "hidden_state"):
+        del old["network"][name]
     manifest = Manifest.from_dict(old)
-    assert manifest.schema_version == 2
+    assert manifest.schema_version == 3
     assert manifest.quantization.recipe == {}
     assert manifest.quantization.exact_engines == ("numpy", "onnxruntime", "litert")
+    assert (manifest.network.input_frames, manifest.network.output) == (None, "logits")
     with pytest.raises(BundleError, match="manifest lacks the fields"):
         Manifest.from_dict({"schema_version": 1})
 

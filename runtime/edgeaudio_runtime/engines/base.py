@@ -32,6 +32,8 @@ class NetworkSignature:
     """Quantization of the feature codes."""
     output_quant: QuantParams
     """Quantization of the logit codes."""
+    whole: bool = False
+    """Whether all steps of a recording belong into one call, which begins and ends it."""
 
 
 class Session(Protocol):

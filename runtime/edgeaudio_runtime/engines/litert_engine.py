@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from edgeaudio_runtime.engines.base import Codes, NetworkSignature, Numerics, Session
 from edgeaudio_runtime.engines.boundary import check_codes, check_initial_states
-from edgeaudio_runtime.engines.litert_memory import CopyingMemory, InPlaceMemory, TensorMemory
+from edgeaudio_runtime.engines.litert_memory import ConvertingMemory, CopyingMemory, InPlaceMemory, TensorMemory
 from edgeaudio_runtime.errors import EngineError, SpecError
 
 KernelSet = Literal["default", "builtin", "reference"]
@@ -33,6 +33,9 @@ class LiteRtProgram:
         exact: Whether all of the model computes on codes, in operations known to follow the graph's rule.
         kernels: Which kernels compute; all but "default" make ``numerics`` "unspecified".
         in_place: Exchange tensors through their addresses; False copies through the public calls instead.
+        tensors: Names in the model that are not those above, by these; features and logits may then be float32 or
+            uint8, which codes of the signature stand for.
+        hidden_state: Whether the model keeps state in variables of its own; every reset then loads it anew.
 
     Raises:
         EngineError: neither package is installed, or the model cannot be loaded.
@@ -48,6 +51,8 @@ class LiteRtProgram:
         exact: bool = True,
         kernels: KernelSet = "default",
         in_place: bool = True,
+        tensors: Mapping[str, str] | None = None,
+        hidden_state: bool = False,
     ) -> None:
         if kernels not in _RESOLVERS:
             raise SpecError(f"kernels={kernels!r} must be one of {list(get_args(KernelSet))}")
@@ -58,10 +63,11 @@ class LiteRtProgram:
         self.kernels = kernels
         self._exact = exact
         self._memory: Callable[..., TensorMemory] = InPlaceMemory if in_place else CopyingMemory
+        self._tensors, self._hidden_state = dict(tensors or {}), hidden_state
         interpreter = self.interpreter()
         names = [detail["name"] for detail in interpreter.get_input_details()]
         self._has_int16 = any(detail["dtype"] is np.int16 for detail in interpreter.get_tensor_details())
-        check_initial_states(initial_states, tuple(name for name in names if name.startswith("state_")))
+        check_initial_states(initial_states, tuple(name for name in names if name != self._name("features")))
 
     @property
     def engine(self) -> str:
@@ -91,12 +97,26 @@ class LiteRtProgram:
 
     def session(self) -> Session:
         """Open a stream in its initial state, on an interpreter of its own."""
+        reopen = self._open if self._hidden_state else None
+        return LiteRtSession(self._open(), self._signature, self._initial_states, reopen=reopen)
+
+    def _open(self) -> TensorMemory:
         interpreter = self.interpreter()
-        inputs = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
-        outputs = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
-        pairs = tuple((inputs[f"state_{i}_in"], outputs[f"state_{i}_out"]) for i in range(len(self._initial_states)))
-        memory = self._memory(interpreter, inputs["features"], outputs["logits"], pairs)
-        return LiteRtSession(memory, self._signature, self._initial_states)
+        inputs = {detail["name"]: detail for detail in interpreter.get_input_details()}
+        outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
+        features, logits = inputs[self._name("features")], outputs[self._name("logits")]
+        pairs = tuple(
+            (inputs[self._name(f"state_{i}_in")]["index"], outputs[self._name(f"state_{i}_out")]["index"])
+            for i in range(len(self._initial_states))
+        )
+        memory = self._memory(interpreter, features["index"], logits["index"], pairs, self._signature)
+        dtypes = (features["dtype"], logits["dtype"])
+        if {np.float32, np.uint8}.isdisjoint(dtypes):
+            return memory
+        return ConvertingMemory(memory, self._signature, dtypes)
+
+    def _name(self, role: str) -> str:
+        return self._tensors.get(role, role)
 
     def interpreter(self) -> Any:
         """A new interpreter with its tensors allocated, on one thread."""
@@ -119,12 +139,14 @@ class LiteRtSession:
         memory: TensorMemory,
         signature: NetworkSignature,
         initial_states: tuple[int | float, ...],
+        *,
+        reopen: Callable[[], TensorMemory] | None = None,
     ) -> None:
-        self._memory, self._signature = memory, signature
+        self._memory, self._signature, self._reopen = memory, signature, reopen
         self._step = memory.step  # bound once
         self._initial_states = initial_states
         self._logits_dtype = np.dtype(signature.output_quant.dtype)
-        self.reset()
+        self._memory.fill_states(initial_states)
 
     def run(self, codes: Codes, /) -> Codes:
         """Feature codes ``[k * step_frames, n_features]`` to logits ``[k * outputs_per_step, n_labels]``, k >= 0."""
@@ -140,6 +162,9 @@ class LiteRtSession:
 
     def reset(self) -> None:
         """Set every state to its initial value."""
+        if self._reopen is not None:
+            self._memory = self._reopen()
+            self._step = self._memory.step
         self._memory.fill_states(self._initial_states)
 
 

@@ -77,6 +77,8 @@ class OnnxRuntimeProgram:
 
     def session(self) -> Session:
         """Open a stream in its initial state."""
+        if self._signature.whole:
+            return WholeSession(self._session, self._signature)
         return OnnxRuntimeSession(self._session, self._signature, self._initial_states)
 
 
@@ -121,6 +123,29 @@ class OnnxRuntimeSession:
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         return binding
+
+
+class WholeSession:
+    """Whole recordings, each in one call, through a model that takes any number of steps and has no state."""
+
+    def __init__(self, session: Any, signature: NetworkSignature) -> None:
+        self._session, self._signature = session, signature
+
+    def run(self, codes: Codes, /) -> Codes:
+        """Codes ``[k * step_frames, n_features]`` of a recording to logits ``[k * outputs_per_step, n_labels]``."""
+        signature = self._signature
+        n_outputs = check_codes(codes, signature) * signature.outputs_per_step
+        if not n_outputs:
+            return np.empty((0, signature.n_labels), signature.output_quant.dtype)
+        (logits,) = self._session.run(["logits"], {"features": codes[None, :, None]})
+        if logits.shape != (1, n_outputs, 1, signature.n_labels):
+            found = f"logits of {len(codes)} frames have shape {list(logits.shape)}"
+            raise EngineError(f"{found}, must be [1, {n_outputs}, 1, {signature.n_labels}]; export the bundle again")
+        answer: Codes = logits[0, :, 0]
+        return answer
+
+    def reset(self) -> None:
+        """Nothing is kept between recordings."""
 
 
 def _buffer(node: Any) -> Codes:
