@@ -98,7 +98,7 @@ def compare_decisions(
     if first.shape != second.shape:
         raise ParityError(f"{first.shape[1]} and {second.shape[1]} hearings of each clip; both must be one number")
     right = np.stack([first == truth[:, None], second == truth[:, None], first == second], axis=2)
-    samples = _resample_by_speaker(right.mean(axis=1), speakers, seed)
+    samples = resample_by_speaker(right.mean(axis=1), speakers, seed)
     accuracy = right.mean(axis=(0, 1))
     lost, won = right[..., 0] & ~right[..., 1], ~right[..., 0] & right[..., 1]
     return TaskResult(
@@ -106,11 +106,11 @@ def compare_decisions(
         reference=float(accuracy[0]),
         candidate=float(accuracy[1]),
         delta=float(accuracy[1] - accuracy[0]),
-        ci95=_percentiles(samples[:, 1] - samples[:, 0]),
-        candidate_ci95=_percentiles(samples[:, 1]),
-        reference_ci95=_percentiles(samples[:, 0]),
+        ci95=percentile_interval(samples[:, 1] - samples[:, 0]),
+        candidate_ci95=percentile_interval(samples[:, 1]),
+        reference_ci95=percentile_interval(samples[:, 0]),
         agreement=float(accuracy[2]),
-        agreement_ci95=_percentiles(samples[:, 2]),
+        agreement_ci95=percentile_interval(samples[:, 2]),
         only_reference=int(lost.sum()),
         only_candidate=int(won.sum()),
         mcnemar_p=mcnemar_p(int(lost[:, 0].sum()), int(won[:, 0].sum())),
@@ -130,14 +130,21 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * tail / (1 << discordant))
 
 
-def _resample_by_speaker(
-    values: npt.NDArray[np.float64], speakers: Sequence[str], seed: int
+def resample_by_speaker(
+    values: npt.NDArray[np.float64],
+    speakers: Sequence[str],
+    seed: int,
+    *,
+    sizes: npt.NDArray[np.integer[Any]] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Means of ``values [n, k]`` over resampled speakers: ``[N_RESAMPLES, k]``."""
+    """Means of ``values [n, k]`` over resampled speakers: ``[N_RESAMPLES, k]``; of ``sizes [n]`` things each, if given.
+
+    A speaker that is an empty string makes the value a unit of its own.
+    """
     names, unit = _units(speakers)
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, unit, values)
-    counts = np.bincount(unit, minlength=len(names)).astype(np.float64)
+    counts = np.bincount(unit, weights=sizes, minlength=len(names)).astype(np.float64)
     generator = np.random.default_rng(seed)
     # How often each speaker is drawn is multinomial; its weights give the means without indexing clips.
     weights = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=N_RESAMPLES)
@@ -151,6 +158,7 @@ def _units(speakers: Sequence[str]) -> tuple[list[str], npt.NDArray[np.intp]]:
     return list(names), unit
 
 
-def _percentiles(samples: npt.NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(samples: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """95 % interval: the 2.5th and the 97.5th percentile of ``samples [N_RESAMPLES]``."""
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(low), float(high)

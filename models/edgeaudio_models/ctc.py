@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,14 +24,44 @@ def greedy_decode(logits: Tensor) -> list[int]:
     return [now for before, now in zip([BLANK, *best], best, strict=False) if now not in (before, BLANK)]
 
 
-def edit_distance(reference: Sequence[int], hypothesis: Sequence[int]) -> int:
-    """Fewest insertions, deletions and substitutions from one string to the other (Levenshtein)."""
-    row = list(range(len(hypothesis) + 1))
-    for i, wanted in enumerate(reference, start=1):
-        diagonal, row[0] = row[0], i
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Edits:
+    """What turns one string into another."""
+
+    substitutions: int = 0
+    """Labels replaced by others."""
+    deletions: int = 0
+    """Labels of the reference that are missing."""
+    insertions: int = 0
+    """Labels that the reference does not have."""
+
+    @property
+    def total(self) -> int:
+        """All of them together."""
+        return self.substitutions + self.deletions + self.insertions
+
+
+def count_edits(reference: Sequence[object], hypothesis: Sequence[object]) -> Edits:
+    """Fewest insertions, deletions and substitutions from one string to the other (Levenshtein), told apart.
+
+    Of several equally short ways the one with the most substitutions counts.
+    """
+    # Each cell: edits in all, then deletions and insertions, so that the least tuple is the way wanted.
+    row = [(j, 0, j) for j in range(len(hypothesis) + 1)]
+    for wanted in reference:
+        diagonal, row[0] = row[0], (row[0][0] + 1, row[0][1] + 1, 0)
         for j, given in enumerate(hypothesis, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (wanted != given))
-    return row[-1]
+            kept = (diagonal[0] + (wanted != given), diagonal[1], diagonal[2])
+            deleted = (row[j][0] + 1, row[j][1] + 1, row[j][2])
+            inserted = (row[j - 1][0] + 1, row[j - 1][1], row[j - 1][2] + 1)
+            diagonal, row[j] = row[j], min(kept, deleted, inserted)
+    total, deletions, insertions = row[-1]
+    return Edits(substitutions=total - deletions - insertions, deletions=deletions, insertions=insertions)
+
+
+def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
+    """Fewest insertions, deletions and substitutions from one string to the other (Levenshtein)."""
+    return count_edits(reference, hypothesis).total
 
 
 def label_error_rate(pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> float:
