@@ -51,17 +51,31 @@ class AugmentationSpec:
     """Widest mask in features."""
     narrow_band_probability: float = field(default=0.0, metadata={"added_later": True})
     """Share of the examples that lose what lies above 4 kHz, as in a telephone or a recording at 8 kHz, 0 to 1."""
+    room_probability: float = field(default=0.0, metadata={"added_later": True})
+    """Share of the examples that are heard in a simulated room, 0 to 1."""
+    n_rooms: int = field(default=200, metadata={"added_later": True})
+    """Rooms computed before the training, from its seed."""
+    min_reverberation_seconds: float = field(default=0.1, metadata={"added_later": True})
+    """Time in which sound decays by 60 dB in the driest room."""
+    max_reverberation_seconds: float = field(default=0.5, metadata={"added_later": True})
+    """That time in the room that rings longest, and the length to which responses are cut."""
 
     def __post_init__(self) -> None:
         for low, high in (("min_gain_db", "max_gain_db"), ("min_snr_db", "max_snr_db")):
             if getattr(self, low) > getattr(self, high):
                 raise SpecError(f"{low}={getattr(self, low)} must be <= {high}={getattr(self, high)}")
-        for name in ("noise_probability", "narrow_band_probability"):
+        for name in ("noise_probability", "narrow_band_probability", "room_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SpecError(f"{name}={getattr(self, name)} must be in [0, 1]")
         for name in ("max_shift", "n_time_masks", "max_time_mask", "n_feature_masks", "max_feature_mask"):
             if getattr(self, name) < 0:
                 raise SpecError(f"{name}={getattr(self, name)} must be >= 0")
+        if self.n_rooms < 1:
+            raise SpecError(f"n_rooms={self.n_rooms} must be >= 1; room_probability=0 turns rooms off")
+        shortest, longest = self.min_reverberation_seconds, self.max_reverberation_seconds
+        if not 0.0 < shortest <= longest <= 2.0:
+            given = f"min_reverberation_seconds={shortest} and max_reverberation_seconds={longest}"
+            raise SpecError(f"{given} need 0 < min <= max <= 2")
 
 
 def apply_gain(waveforms: Tensor, gains_db: Tensor) -> Tensor:

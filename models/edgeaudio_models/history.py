@@ -21,7 +21,7 @@ class HistoryRow:
     learning_rate: float
     """Of its last step."""
     score: float
-    """Validation figure of the averaged weights; its name is ``metrics["validation"]["chosen_by"]`` of the checkpoint."""
+    """Validation figure of the averaged weights; its name is ``chosen_by`` in the metrics of the checkpoint."""
     seconds: float
     """Time it took, judging included."""
 

@@ -16,6 +16,7 @@ from edgeaudio_models.ctc import BLANK
 from edgeaudio_models.evaluation import clip_features, keyword_metrics, last_logits, string_error_rate
 from edgeaudio_models.losses import ctc_loss, keyword_loss
 from edgeaudio_models.recipe import Recipe
+from edgeaudio_models.rooms import bank_of
 from edgeaudio_models.streaming import StreamingModule, run_from_reset
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import Examples, TrainingData
@@ -50,6 +51,7 @@ class TrainingTask(ABC):
         recorded = None if data.noise is None else torch.from_numpy(data.noise).to(torch.float32) / 32768.0
         n_samples = 2 * self.waveforms.shape[1]
         self.bed = noise_bed(recorded, n_samples=n_samples, seed=recipe.training.seed)
+        self.rooms = bank_of(recipe.augmentation, sample_rate=self.sample_rate, seed=recipe.training.seed)
 
     @abstractmethod
     def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
@@ -89,6 +91,7 @@ class KeywordTask(TrainingTask):
             sample_rate=self.sample_rate,
             bed=self.bed,
             generator=generator,
+            rooms=self.rooms,
         )
         logits = self._logits(module, streams, generator)
         return keyword_loss(logits, wanted, label_smoothing=self.recipe.training.label_smoothing)
@@ -147,7 +150,12 @@ class CtcTask(TrainingTask):
         factor = 1.0 - limit * float(torch.rand(1, generator=generator))
         streams = change_rate(strings.waveforms, factor) if limit else strings.waveforms
         streams = add_surroundings(
-            streams, self.recipe.augmentation, bed=self.bed, generator=generator, sample_rate=self.sample_rate
+            streams,
+            self.recipe.augmentation,
+            bed=self.bed,
+            generator=generator,
+            sample_rate=self.sample_rate,
+            rooms=self.rooms,
         )
         logits = self._logits(module, streams, generator)
         everything = torch.full_like(strings.n_samples, logits.shape[1])

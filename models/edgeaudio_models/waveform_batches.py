@@ -19,6 +19,7 @@ from edgeaudio_models.augmentation import (
     noise_like,
 )
 from edgeaudio_models.recipe import ContextRecipe, Recipe
+from edgeaudio_models.rooms import reverberate
 
 GENERATED_NOISE_CLIPS = 40
 """Clips of generated noise that join the recorded noise."""
@@ -62,6 +63,7 @@ def keyword_batch(
     sample_rate: int,
     bed: Tensor,
     generator: torch.Generator,
+    rooms: Tensor | None = None,
 ) -> Tensor:
     """Vary clips and put them at the end of a stream.
 
@@ -72,6 +74,7 @@ def keyword_batch(
         sample_rate: Of the clips, in Hz.
         bed: From :func:`noise_bed`.
         generator: Source of every draw.
+        rooms: From :func:`edgeaudio_models.rooms.bank_of`.
 
     Returns:
         float32 ``[N, S]``, or ``[N, context + S]`` in the share of batches that have context; the clip ends the row.
@@ -85,7 +88,9 @@ def keyword_batch(
     has_context = bool(_coins(1, context.probability, generator))
     n_context = min(round(context.seconds * sample_rate), clips.shape[1]) if has_context else 0
     streams = _place(clips, n_context, recipe, generator)
-    return add_surroundings(streams, recipe.augmentation, bed=bed, generator=generator, sample_rate=sample_rate)
+    return add_surroundings(
+        streams, recipe.augmentation, bed=bed, generator=generator, sample_rate=sample_rate, rooms=rooms
+    )
 
 
 def _place(clips: Tensor, n_context: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -102,9 +107,17 @@ def _place(clips: Tensor, n_context: int, recipe: Recipe, generator: torch.Gener
 
 
 def add_surroundings(
-    streams: Tensor, spec: AugmentationSpec, *, bed: Tensor, generator: torch.Generator, sample_rate: int = 16_000
+    streams: Tensor,
+    spec: AugmentationSpec,
+    *,
+    bed: Tensor,
+    generator: torch.Generator,
+    sample_rate: int = 16_000,
+    rooms: Tensor | None = None,
 ) -> Tensor:
-    """Add noise at an SNR to some streams ``[N, S]``, narrow the band of some, a gain to all, clip at full scale."""
+    """Put some streams ``[N, S]`` into rooms, add noise to some, narrow the band of some, a gain to all, then clip."""
+    if rooms is not None:
+        streams = reverberate(streams, rooms, probability=spec.room_probability, generator=generator)
     chosen = torch.nonzero(_coins(len(streams), spec.noise_probability, generator))[:, 0]
     if len(chosen):
         noise = noise_like(streams[chosen], generator=generator, noise=_long_enough(bed, streams.shape[1]))
