@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeaudio_export.deployment import Entry, OnnxOnly, deployment_of
+from edgeaudio_export.deployment import Deployment, Entry, deployment_of
+from edgeaudio_export.windows import Windows
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec
@@ -38,8 +39,8 @@ class BundleContents:
     """Labels that are never reported."""
     features: FeatureSpec
     """What the network hears."""
-    graph: IntegerGraph | OnnxOnly
-    """What the network computes: a graph for every engine that can, or a model for ONNX Runtime alone."""
+    graph: IntegerGraph | Deployment
+    """What the network computes: a graph for every engine that can, or a model for one engine alone."""
     float_onnx: bytes | None
     """Float reference with the same explicit state; None leaves it out, and the network it is of must prove it."""
     latency_frames: int
@@ -56,6 +57,20 @@ class BundleContents:
     """Data sources, licences, recipe, versions."""
     golden_samples: npt.NDArray[np.int16]
     """PCM ``[n]`` that the self-test replays; a second or a few."""
+    windows: Windows | None = None
+    """Where the windows of a network lie that looks at one of its ``input_frames`` in each step and has no state; their
+    latency then stands for ``latency_frames``, and their reach for ``window_frames`` of a keyword network."""
+    whole: bool = False
+    """Whether the network looks at a recording as a whole."""
+    output: str = "logits"
+    """"logits", or "probabilities" where softmax or sigmoid are part of the network."""
+
+    @property
+    def mode(self) -> str:
+        """The manifest's "streaming", "windowed" or "whole"."""
+        if self.whole:
+            return "whole"
+        return "windowed" if self.windows is not None or not self.features.streamable else "streaming"
 
 
 def write_bundle(directory: Path, contents: BundleContents, *, say: Callable[[str], None] | None = None) -> Manifest:
@@ -85,7 +100,7 @@ def _check(contents: BundleContents) -> None:
         raise SpecError(
             f"n_features={contents.features.n_features} must be the {signature.n_features} that the graph reads"
         )
-    if not contents.features.streamable:
+    if not contents.features.streamable and contents.windows is None and not contents.whole:
         raise SpecError(
             "the feature specification needs the whole utterance; a streaming bundle takes its streamable preset"
         )
@@ -102,12 +117,17 @@ def _write_models(directory: Path, contents: BundleContents, say: Callable[[str]
 
 
 def _write_golden(directory: Path, contents: BundleContents) -> list[str]:
-    reference, pcm = deployment_of(contents.graph).program(), contents.golden_samples
+    engine, pcm, bundle = (
+        deployment_of(contents.graph).program().engine,
+        contents.golden_samples,
+        open_bundle(directory),
+    )
+    reference = bundle.program(engine)
     signature = reference.signature
     features = compute_features(contents.features, pcm, multiple_of=signature.step_frames)
     codes = quantize(features, signature.input_quant)
     logits = reference.session().run(codes)
-    stream = AudioStream(open_bundle(directory), engine=reference.engine)
+    stream = AudioStream(bundle, program=reference)
     events = [event.to_dict() for event in (*stream.process(pcm), *stream.flush())]
     golden = Golden(
         pcm=pcm, features=features, codes=codes, logits=logits, config=dict(contents.decoding), events=events
@@ -123,7 +143,7 @@ def _write_manifest(directory: Path, contents: BundleContents, entries: list[Ent
     manifest = Manifest(
         name=contents.name,
         task=contents.task,
-        mode="streaming",
+        mode=contents.mode,
         labels=contents.labels,
         background_labels=contents.background_labels,
         features=contents.features.to_dict(),
@@ -139,18 +159,25 @@ def _write_manifest(directory: Path, contents: BundleContents, entries: list[Ent
 
 def _network(contents: BundleContents) -> Network:
     deployment = deployment_of(contents.graph)
-    signature = deployment.signature
+    signature, windows = deployment.signature, contents.windows
+    if windows is not None and windows.input_frames != signature.step_frames:
+        raise SpecError(f"input_frames={windows.input_frames} must be the {signature.step_frames} the network takes")
+    reach = 0 if windows is None else windows.input_frames + windows.latency_frames
     return Network(
-        step_frames=signature.step_frames,
+        step_frames=signature.step_frames if windows is None else windows.hop_frames,
         outputs_per_step=signature.outputs_per_step,
         n_features=signature.n_features,
         n_labels=signature.n_labels,
-        latency_frames=contents.latency_frames,
-        window_frames=contents.window_frames,
+        latency_frames=contents.latency_frames if windows is None else windows.latency_frames,
+        window_frames=reach if windows is not None and contents.task == "keyword" else contents.window_frames,
         receptive_field_frames=contents.receptive_field_frames,
         input_quant=signature.input_quant,
         output_quant=signature.output_quant,
         states=deployment.states,
+        input_frames=None if windows is None else windows.input_frames,
+        output=contents.output,
+        tensors=deployment.tensors,
+        hidden_state=deployment.hidden_state,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +43,16 @@ class Deployment(Protocol):
         ...
 
     @property
+    def tensors(self) -> Mapping[str, str]:
+        """Names in the artifact of what is called otherwise there."""
+        ...
+
+    @property
+    def hidden_state(self) -> bool:
+        """Whether the artifact keeps state that no tensor shows."""
+        ...
+
+    @property
     def exact_engines(self) -> tuple[str, ...]:
         """Engines whose codes are the reference's, bit for bit."""
         ...
@@ -56,8 +66,22 @@ class Deployment(Protocol):
         ...
 
 
+class _OwnArtifacts:
+    """Artifacts that this toolchain writes: every tensor has the runtime's name, and every state is a tensor."""
+
+    @property
+    def tensors(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
+    @property
+    def hidden_state(self) -> bool:
+        """Never."""
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
-class OnnxOnly:
+class OnnxOnly(_OwnArtifacts):
     """A network that ONNX Runtime alone runs; a :class:`Deployment`."""
 
     model: bytes
@@ -88,7 +112,7 @@ class OnnxOnly:
         return [("model.onnx", "onnxruntime", "model")]
 
 
-class GraphDeployment:
+class GraphDeployment(_OwnArtifacts):
     """An integer graph in the container of every engine that can run it."""
 
     def __init__(self, graph: IntegerGraph) -> None:
@@ -146,6 +170,6 @@ class GraphDeployment:
             )
 
 
-def deployment_of(network: IntegerGraph | OnnxOnly) -> Deployment:
+def deployment_of(network: IntegerGraph | Deployment) -> Deployment:
     """How a network is deployed."""
-    return network if isinstance(network, OnnxOnly) else GraphDeployment(network)
+    return GraphDeployment(network) if isinstance(network, IntegerGraph) else network
