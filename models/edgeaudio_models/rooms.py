@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +80,9 @@ def impulse_response(room: Room, *, sample_rate: int, seconds: float) -> Float64
     fine = np.rint(arrivals * (OVERSAMPLING * sample_rate / SPEED_OF_SOUND)).astype(np.int64)
     pulses = np.bincount(fine, weights=amplitudes, minlength=padded * OVERSAMPLING)
     # The lower bins of the fine spectrum are the pulses limited to the band and sampled at the lower rate.
-    spectrum = np.fft.rfft(pulses)[: padded // 2 + 1] * _high_pass(np.fft.rfftfreq(padded, 1.0 / sample_rate))
+    spectrum = np.fft.rfft(pulses)[: padded // 2 + 1]
+    frequencies: Float64 = np.arange(padded // 2 + 1, dtype=np.float64) * (sample_rate / padded)
+    spectrum *= _high_pass(frequencies)
     response: Float64 = np.fft.irfft(spectrum, n=padded)[:n_samples]
     return response
 
@@ -106,7 +109,7 @@ def _axis(room: Room, axis: int, reach: float) -> tuple[Float64, npt.NDArray[np.
     return places[near] ** 2, counts[near]
 
 
-def _high_pass(frequencies: Float64) -> npt.NDArray[np.complex128]:
+def _high_pass(frequencies: Float64) -> npt.NDArray[np.complexfloating[Any, Any]]:
     """Response of a second-order Butterworth high pass at ``HIGH_PASS_HZ``."""
     s = 1j * frequencies / HIGH_PASS_HZ
     return s**2 / (s**2 + math.sqrt(2.0) * s + 1.0)

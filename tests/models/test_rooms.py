@@ -40,7 +40,8 @@ SMALL = AugmentationSpec(room_probability=1.0, n_rooms=6, min_reverberation_seco
 def decay_db(response: Float64) -> Float64:
     """Schroeder's backward integral in dB."""
     left = np.cumsum(response[::-1] ** 2)[::-1]
-    return 10.0 * np.log10(left / left[0])
+    decay: Float64 = 10.0 * np.log10(left / left[0])
+    return decay
 
 
 def reverberation_seconds(response: Float64) -> float:
@@ -133,7 +134,7 @@ def test_the_bank_has_energy_one_its_direct_path_in_front_and_its_seed_decides()
     wanted = {
         "n_rooms": 6, "min_reverberation_seconds": 0.1, "max_reverberation_seconds": 0.2, "sample_rate": RATE,
     }  # fmt: skip
-    bank = room_bank(**wanted, seed=1)  # type: ignore[arg-type]
+    bank = room_bank(**wanted, seed=1)
     assert bank.shape == (6, 3200)
     assert bank.dtype == torch.float32
     assert torch.allclose(bank.square().sum(dim=1), torch.ones(6), atol=1e-5)
@@ -141,8 +142,8 @@ def test_the_bank_has_energy_one_its_direct_path_in_front_and_its_seed_decides()
     assert bool((bank[:, : LEAD - 4].abs().amax(dim=1) < 0.2 * bank.abs().amax(dim=1)).all())
     assert bool((bank[:, LEAD - 1 : LEAD + 2].abs().amax(dim=1) > 0.1).all())
     room_bank.cache_clear()
-    assert torch.equal(room_bank(**wanted, seed=1), bank)  # type: ignore[arg-type]
-    assert not torch.equal(room_bank(**wanted, seed=2), bank)  # type: ignore[arg-type]
+    assert torch.equal(room_bank(**wanted, seed=1), bank)
+    assert not torch.equal(room_bank(**wanted, seed=2), bank)
 
 
 def test_convolution_is_that_of_numpy() -> None:
