@@ -6,18 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
+import numpy.typing as npt
 
 from edgeaudio.commands.options import PathType, cache_option, echo_json, json_option
 from edgeaudio.parity.report import render_stages
 from edgeaudio.progress import progress_bar, say
+from edgeaudio_runtime.errors import ParityError
 
 if TYPE_CHECKING:
     from edgeaudio.parity.float_reference import FloatNetwork
-    from edgeaudio.parity.task import LabelledClips, TaskScores
+    from edgeaudio.parity.statistics import TaskResult
+    from edgeaudio.parity.word_errors import WordErrorResult
     from edgeaudio_runtime.bundle import Bundle
 
 PROBE_CLIPS = 64
 """Clips of the data that the ladder is climbed on."""
+PROBE_STRINGS = 16
+"""The same of strings of words, which are longer."""
+
+Int16 = npt.NDArray[np.int16]
 
 
 @click.command()
@@ -27,6 +35,11 @@ PROBE_CLIPS = 64
 @click.option("--checkpoint", type=PathType, help="The checkpoint it was exported from, for the stages in torch.")
 @click.option("--write", is_flag=True, help="Put the certificate and the card into the bundle.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of levels, gaps and chunks.")
+@click.option(
+    "--hearings",
+    type=click.IntRange(1, 16),
+    help="Shifts and gains in which each string is read, for a CTC model (default: all 16; 1 is quick).",
+)
 @cache_option
 @json_option
 def parity(
@@ -36,13 +49,15 @@ def parity(
     checkpoint: Path | None,
     write: bool,
     seed: int,
+    hearings: int | None,
     cache: Path | None,
     as_json: bool,
 ) -> None:
     """Prove BUNDLE: compare all neighbours from PCM to events, and float with int8; exit 1 if a stage fails."""
     document = run_parity(
-        bundle, folder=folder, split=split, checkpoint=checkpoint, write=write, seed=seed, cache=cache
-    )
+        bundle, folder=folder, split=split, checkpoint=checkpoint, write=write, seed=seed, hearings=hearings,
+        cache=cache,
+    )  # fmt: skip
     if as_json:
         echo_json(document)
     else:
@@ -58,6 +73,7 @@ def run_parity(
     checkpoint: Path | None = None,
     write: bool = False,
     seed: int = 0,
+    hearings: int | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Climb the ladder, measure the task where there are labelled clips, and return the certificate."""
@@ -65,39 +81,81 @@ def run_parity(
     from edgeaudio.exporting import torch_side
     from edgeaudio.parity.certificate import certificate, write_certificate
     from edgeaudio.parity.ladder import run_ladder
-    from edgeaudio.parity.task import task_details
+    from edgeaudio.parity.word_errors import WordErrorResult
     from edgeaudio_models.checkpoint import load_checkpoint
     from edgeaudio_runtime.bundle import open_bundle
 
     bundle = open_bundle(path)
+    if hearings is not None and bundle.task != "ctc":
+        raise ParityError(f"hearings={hearings} are for task='ctc'; clips of task={bundle.task!r} are heard once here")
     side = None if checkpoint is None else torch_side(load_checkpoint(checkpoint))
-    clips, split = (None, "") if folder is None else _clips(bundle, folder, split, cache)
-    probe = [] if clips is None else list(clips.waveforms[:: max(1, len(clips.labels) // PROBE_CLIPS)])
+    task: _StringTask | _ClipTask | None = None
+    if folder is not None and bundle.task == "ctc":
+        task = _StringTask(bundle, folder, split, hearings)
+    elif folder is not None:
+        task = _ClipTask(bundle, folder, split, cache)
+    probe = [] if task is None else task.probe
     stages = run_ladder(bundle, probe, torch_side=side, seed=seed, progress=lambda name: say(f"compared: {name}"))
-    if clips is None:
+    if task is None:
         document = certificate(bundle, stages)
     else:
-        scores = _scores(bundle, clips, None if side is None else side.offline)
-        assert folder is not None
-        details = task_details(bundle.labels, scores, data=folder.resolve().name, split=split)
-        document = certificate(bundle, stages, task=scores.result(), details=details)
+        result, details = task.measure(None if side is None else side.offline)
+        further = [result.stage()] if isinstance(result, WordErrorResult) else []
+        document = certificate(bundle, [*stages, *further], task=result, details=details)
     if write:
         write_certificate(bundle, document, render_card(bundle, document))
     return document
 
 
-def _clips(bundle: Bundle, folder: Path, split: str | None, cache: Path | None) -> tuple[LabelledClips, str]:
-    from edgeaudio.parity.corpus import load_labelled_clips
-    from edgeaudio_models.corpora import default_cache_folder
+class _ClipTask:
+    """Accuracy on single clips."""
 
-    with progress_bar("loading clips") as progress:
-        return load_labelled_clips(
-            bundle, folder, split=split, cache=cache or default_cache_folder(), progress=progress
-        )
+    def __init__(self, bundle: Bundle, folder: Path, split: str | None, cache: Path | None) -> None:
+        from edgeaudio.parity.corpus import load_labelled_clips
+        from edgeaudio_models.corpora import default_cache_folder
+
+        self._bundle, self._data = bundle, folder.resolve().name
+        with progress_bar("loading clips") as progress:
+            self._clips, self._split = load_labelled_clips(
+                bundle, folder, split=split, cache=cache or default_cache_folder(), progress=progress
+            )
+        self.probe = list(self._clips.waveforms[:: max(1, len(self._clips.labels) // PROBE_CLIPS)])
+
+    def measure(self, float_network: FloatNetwork | None) -> tuple[TaskResult, dict[str, Any]]:
+        """The comparison and what a certificate says beside it."""
+        from edgeaudio.parity.task import score_clips, task_details
+
+        bundle = self._bundle
+        with progress_bar("scoring clips") as progress:
+            scores = score_clips(
+                bundle, bundle.program("auto"), self._clips, float_network=float_network, progress=progress
+            )
+        return scores.result(), task_details(bundle.labels, scores, data=self._data, split=self._split)
 
 
-def _scores(bundle: Bundle, clips: LabelledClips, float_network: FloatNetwork | None) -> TaskScores:
-    from edgeaudio.parity.task import score_clips
+class _StringTask:
+    """Word error rate on joined strings."""
 
-    with progress_bar("scoring clips") as progress:
-        return score_clips(bundle, bundle.program("auto"), clips, float_network=float_network, progress=progress)
+    def __init__(self, bundle: Bundle, folder: Path, split: str | None, hearings: int | None) -> None:
+        from edgeaudio.parity.corpus import load_spoken_words
+        from edgeaudio.parity.word_errors import join_words
+        from edgeaudio.sweep.variants import VARIANTS, first_variants
+
+        self._bundle, self._data = bundle, folder.resolve().name
+        self._hearings = first_variants(hearings or len(VARIANTS))
+        with progress_bar("loading words") as progress:
+            words, self._split = load_spoken_words(bundle, folder, split=split, progress=progress)
+        self._strings = join_words(words, sample_rate=bundle.features.sample_rate)
+        self.probe: list[Int16] = [string.samples for string in self._strings[:PROBE_STRINGS]]
+
+    def measure(self, float_network: FloatNetwork | None) -> tuple[WordErrorResult, dict[str, Any]]:
+        """The comparison and what a certificate says beside it."""
+        from edgeaudio.parity.word_errors import score_strings
+
+        bundle = self._bundle
+        with progress_bar("reading strings") as progress:
+            result = score_strings(
+                bundle, bundle.program("auto"), self._strings, hearings=self._hearings, float_network=float_network,
+                progress=progress,
+            )  # fmt: skip
+        return result, {"data": self._data, "split": self._split}

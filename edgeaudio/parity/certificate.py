@@ -11,6 +11,7 @@ from typing import Any
 
 from edgeaudio.parity.stages import Stage
 from edgeaudio.parity.statistics import TaskResult
+from edgeaudio.parity.word_errors import WordErrorResult
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.staging import OutputError, staged_file
 
@@ -32,7 +33,7 @@ def certificate(
     bundle: Bundle,
     stages: Sequence[Stage],
     *,
-    task: TaskResult | None = None,
+    task: TaskResult | WordErrorResult | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The JSON form of a proof.
@@ -40,7 +41,7 @@ def certificate(
     Args:
         bundle: What was proven.
         stages: The rungs that ran.
-        task: Float against int8 on labelled clips, if there were any.
+        task: Float against int8 on labelled clips or strings of words, if there were any.
         details: More about the task: data, split, accuracy by label.
 
     Rungs that need the training side and were proven when the same files were exported are kept from the bundle's

@@ -22,10 +22,15 @@ def render_stages(document: Mapping[str, Any]) -> str:
 
 def _task(task: Mapping[str, Any]) -> Iterator[str]:
     low, high = task["ci95"]
+    unit = task.get("unit", "clips")
+    by = "string" if unit == "strings" else "speaker"
     yield (
-        f"{task['metric']} on {task['n']} clips: float {task['float']:.2%}, int8 {task['int8']:.2%}, "
-        f"difference {100 * task['delta']:+.2f} points (95 % by speaker {100 * low:+.2f} to {100 * high:+.2f}), "
+        f"{task['metric'].replace('_', ' ')} on {task['n']} {unit}: float {task['float']:.2%}, "
+        f"int8 {task['int8']:.2%}, "
+        f"difference {100 * task['delta']:+.2f} points (95 % by {by} {100 * low:+.2f} to {100 * high:+.2f}), "
         f"same answer {task['agreement']:.2%}"
     )
+    if unit == "strings":
+        yield f"  {task['n_words']} words heard in {task['n_hearings']} ways; speakers: {task['n_speakers']}"
     for name, other in task.get("subsets", {}).items():
         yield f"  {name}: float {other['float']:.2%}, int8 {other['int8']:.2%} on {other['n']} clips"
