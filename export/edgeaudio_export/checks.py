@@ -129,10 +129,10 @@ def check_operations(graph: torch.fx.GraphModule) -> None:
 
 
 def _check_form(node: torch.fx.Node, operator: str, where: str) -> None:
-    if operator == "aten.conv1d.default" and _argument(node, 4, [0]) not in ([0], 0):
+    if operator in operations.CONVOLUTIONS and (padding := _argument(node, 4, [0]))[0] != 0:
         raise ExportError(
-            f"convolution {where} has padding={_argument(node, 4, [0])} in time, which does not stream; "
-            "use padding=0 and a FIFO state"
+            f"convolution {where} has padding={padding} in time, which does not stream; "
+            f"use padding={'0' if len(padding) == 1 else (0, padding[1])} and a FIFO state"
         )
     rank = len(node.meta["val"].shape)
     if operator == "aten.softmax.int" and _argument(node, 1, -1) % rank != rank - 1:

@@ -34,7 +34,7 @@ from edgeaudio_export.step_graph import Features, StepGraph
 from edgeaudio_export.ties import Ties
 from edgeaudio_runtime.quantization import QuantParams
 
-TIED = frozenset({"Add", "Sub", "Concat", "Slice", "Transpose", "Relu"})
+TIED = frozenset({"Add", "Sub", "Concat", "Slice", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Relu"})
 QUANTIZED = sorted({"Conv", "Mul", "Sigmoid", "Tanh", "Softmax"} | TIED)
 
 

@@ -10,7 +10,10 @@ from types import MappingProxyType
 
 from edgeaudio_runtime.quantization import QuantParams
 
-WEIGHTED = frozenset({"aten.conv1d.default", "aten.linear.default"})
+CONVOLUTIONS = frozenset({"aten.conv1d.default", "aten.conv2d.default"})
+"""Over time, ``[N, C, T]``, and over time and frequency, ``[N, C, T, F]``."""
+
+WEIGHTED = CONVOLUTIONS | {"aten.linear.default"}
 """Operations with int8 weights per output channel (axis 0) and an int32 bias."""
 
 RELU = "aten.relu.default"
@@ -19,16 +22,30 @@ BATCH_NORM = "aten.batch_norm.default"
 FREE = frozenset({"aten.mul.Tensor"})
 """Operations whose output has parameters of its own."""
 
+TURNING = frozenset({"aten.transpose.int", "aten.permute.default"})
+"""Operations that change the order of the axes."""
+
+RESHAPING = frozenset(
+    {
+        "aten.squeeze.dim",
+        "aten.unsqueeze.default",
+        "aten.view.default",
+        "aten.reshape.default",
+        "aten.flatten.using_ints",
+    }
+)
+"""Operations that may add or take an axis of size 1, or join bins and channels."""
+
 MOVING = frozenset(
     {
         "aten.cat.default",
         "aten.slice.Tensor",
-        "aten.transpose.int",
-        "aten.permute.default",
         "aten.dropout.default",
         "aten.clone.default",
         "aten.alias.default",
         "aten.contiguous.default",
+        *TURNING,
+        *RESHAPING,
     }
 )
 """Operations that compute nothing: every value of theirs was a value before."""
@@ -51,7 +68,7 @@ FIXED_INT16 = QuantParams(scale=(1 / 32768,), zero_point=0, dtype="int16")
 SUPPORTED = WEIGHTED | FREE | TIED | frozenset(FIXED)
 
 _FIFO_POOL = "average over a window as a FIFO and a depthwise Conv1d with weights 1/W"
-_FREEZE_NORM = "use BatchNorm1d after a convolution, which folds into it"
+_FREEZE_NORM = "use BatchNorm1d or BatchNorm2d after a convolution, which folds into it"
 _CELL = "unroll it into a step of linear layers with its hidden state as an explicit state"
 
 REMEDIES: Mapping[str, str] = MappingProxyType(
@@ -73,8 +90,11 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "aten.relu_": "use inplace=False",
         "aten.add_": "write x = x + y",
         "aten.copy_": "return the new state instead of storing it",
-        "aten.conv2d": "use Conv1d over time with the features as channels",
         "aten.conv1d.padding": "use padding=0 and a FIFO state",
+        "aten.conv2d.padding": "use padding=(0, p) and a FIFO state",
+        "aten.conv3d": "use Conv2d over time and frequency",
+        "aten.select": "use squeeze on an axis of size 1, or a slice",
+        "aten.split": "use slices",
         "aten.pad": "keep the last frames as an explicit state instead of padding",
         "aten.constant_pad": "keep the last frames as an explicit state instead of padding",
     }
@@ -91,4 +111,4 @@ def remedy_for(operator: str) -> str:
     for start, remedy in REMEDIES.items():
         if operator.startswith(start):
             return remedy
-    return "supported are conv1d, linear, relu, add, sub, mul, cat, slice, transpose, sigmoid, tanh and softmax"
+    return "supported are conv1d, conv2d, linear, relu, add, sub, mul, cat, slice, transpose, sigmoid, tanh and softmax"

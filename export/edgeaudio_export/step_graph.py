@@ -79,7 +79,7 @@ def fold_batch_norms(module: GraphModule) -> None:
         source = node.args[0] if node.args else None
         if str(node.target) != operations.BATCH_NORM or not isinstance(source, Node):
             continue
-        if str(source.target) != "aten.conv1d.default" or len(source.users) != 1:
+        if str(source.target) not in operations.CONVOLUTIONS or len(source.users) != 1:
             raise ExportError(
                 f"batch normalization {place(node)} does not follow a convolution that nothing else reads; "
                 "put it right after one"
@@ -101,7 +101,7 @@ def _fold(module: GraphModule, convolution: Node, norm: Node) -> None:
     bias_node = convolution.args[2] if len(convolution.args) > 2 else None
     bias = torch.zeros_like(mean.double()) if bias_node is None else constant(module, bias_node).double()
     bias = (bias - mean.double()) * factor + (0.0 if beta is None else beta.double())
-    weight = weight * factor[:, None, None]
+    weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
     weight_node = add_constant(module, convolution, f"{convolution.name}_weight", weight.float())
     new_bias = add_constant(module, convolution, f"{convolution.name}_bias", bias.float())
     convolution.args = (convolution.args[0], weight_node, new_bias, *convolution.args[3:])

@@ -62,16 +62,19 @@ class LoweringFacts:
 def verify_lowering(graph: IntegerGraph, qdq: OnnxRunner, stream: Features) -> LoweringFacts:
     """Run the first steps of a stream through both; refuse a graph that is not what was quantized."""
     program = NumpyProgram(graph)
-    states = program.initial_states()
+    states, initial = program.initial_states(), qdq.initial_states()
     differences: dict[str, list[npt.NDArray[np.int64]]] = {}
     for part in split_steps(stream, graph.step_frames)[:CHECKED_STEPS]:
-        before = [_to_onnx(states[s.input], graph.tensors[s.input]) for s in graph.states]
+        before = [
+            _to_onnx(states[s.input], graph.tensors[s.input], like.shape)
+            for s, like in zip(graph.states, initial, strict=True)
+        ]
         logits, *after = qdq.step(part, before)
-        codes = quantize(part, quant_of(graph.input_tensor))[None, :, None, :]
+        codes = quantize(part, quant_of(graph.input_tensor)).reshape(program.feature_shape(1))
         own_logits, states = program.run_pass(codes, states, 1)
         pairs = [(graph.output_tensor, own_logits, logits[:, :, None, :])]
         for state, value in zip(graph.states, after, strict=True):
-            pairs.append((graph.tensors[state.input], states[state.input], value.transpose(0, 2, 1)[:, :, None, :]))
+            pairs.append((graph.tensors[state.input], states[state.input], _to_graph(value)))
         for tensor, own, real in pairs:
             differences.setdefault(tensor.dtype, []).append(_difference(own, real, tensor))
     found = {dtype: np.concatenate(parts) for dtype, parts in differences.items()}
@@ -112,10 +115,15 @@ def quant_of(tensor: Tensor) -> QuantParams:
     return tensor.quant
 
 
-def _to_onnx(values: Values, tensor: Tensor) -> Features:
-    """State ``[1, K, 1, C]``, codes or float32, to the real values ``[1, C, K]`` that the QDQ model takes."""
+def _to_onnx(values: Values, tensor: Tensor, shape: tuple[int, ...]) -> Features:
+    """State ``[1, K, F, C]``, codes or float32, to the real values ``[1, C, K]`` or ``[1, C, K, F]`` of the QDQ model."""
     real = values if tensor.quant is None else dequantize(values, tensor.quant)
-    return np.ascontiguousarray(real[:, :, 0, :].transpose(0, 2, 1))
+    return np.ascontiguousarray(real.transpose(0, 3, 1, 2).reshape(shape))
+
+
+def _to_graph(values: Features) -> Features:
+    """The other way round."""
+    return values.reshape(*values.shape[:3], -1).transpose(0, 2, 3, 1)
 
 
 def _difference(values: Values, real: Features, tensor: Tensor) -> npt.NDArray[np.int64]:

@@ -46,11 +46,12 @@ KINDS: Mapping[str, frozenset[str]] = MappingProxyType(
 ``(t, f)``; time is never padded (FIFOs are explicit), frequency is padded by ``pad_f = (low, high)`` with the zero
 point; output channel ``o`` reads the input channels of group ``o // (O // groups)`` (depthwise: ``groups == C``).
 ``fully_connected``: x ``[N,T,F,C]``, weight ``[O,C]``, bias int32 ``[O]``, on the last axis.
-``add``, ``sub``, ``mul``: two tensors of one shape (T of a constant may be 1).
+``add``, ``sub``, ``mul``: two tensors of one shape, or with sizes of 1 where the other has more: a bin for all bins, a
+channel for all channels, a frame for all frames of its step (a constant's: of every step).
 ``mean_frequency``: ``[N,T,F,C] -> [N,T,1,C]``. ``merge_frequency``: ``[N,T,F,C] -> [N,T,1,F*C]``, F major.
-``concat``, ``slice``: ``axis`` 1 (time) or 3 (channels), all tensors share quantization; on time ``start`` and
-``stop`` count from the end: ``start < 0`` and ``stop`` is ``<= 0`` with 0 meaning the end; on channels they are plain
-indices.
+``concat``, ``slice``: ``axis`` 1 (time), 2 (frequency) or 3 (channels), all tensors share quantization; on time
+``start`` and ``stop`` count from the end: ``start < 0`` and ``stop`` is ``<= 0`` with 0 meaning the end; on the others
+they are plain indices.
 ``relu``, ``clamp``: ``low``/``high`` are codes; input and output share quantization. ``relu: true`` on another
 operation clamps at the output's zero point.
 ``sigmoid``, ``tanh``, ``softmax`` (last axis): codes to codes. ``quantize``: float32 to codes; ``dequantize``: codes

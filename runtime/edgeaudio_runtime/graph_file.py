@@ -22,10 +22,10 @@ from edgeaudio_runtime.graph_shapes import MAX_ELEMENTS, check_shapes
 from edgeaudio_runtime.quantization import QuantParams
 
 FORMAT = "edgeaudio.integer_graph"
-VERSION = 2
+VERSION = 3
 """The newest form this runtime reads. 1: int8 codes and float32. 2: int16 codes with the rounding of int16 kernels, and
-constants that ``dequantize`` widens, float16 among them. A graph is written in the oldest form that can say it, so that
-older runtimes read what they run alike and refuse the rest."""
+constants that ``dequantize`` widens, float16 among them. 3: ``concat`` and ``slice`` along frequency. A graph is written
+in the oldest form that can say it, so that older runtimes read what they run alike and refuse the rest."""
 ALIGNMENT = 16
 
 _GRAPH_FIELDS = frozenset(
@@ -123,6 +123,8 @@ def _graph_from_document(document: dict[str, Any], blob: bytes) -> IntegerGraph:
 
 
 def _version(graph: IntegerGraph) -> int:
+    if any(op.attrs.get("axis") == 2 for op in graph.ops):
+        return 3
     has_int16 = any(tensor.dtype == "int16" for tensor in graph.tensors.values())
     return 2 if has_int16 or widened_constants(graph) else 1
 

@@ -176,8 +176,8 @@ def slice_bounds(op: Op) -> tuple[int, int]:
 
 def _axis(op: Op) -> int:
     axis = op.attrs["axis"]
-    if axis not in (1, 3):
-        raise SpecError(f"operation {_label(op)}: axis={axis} must be 1 (time) or 3 (channels)")
+    if axis not in (1, 2, 3):
+        raise SpecError(f"operation {_label(op)}: axis={axis} must be 1 (time), 2 (frequency) or 3 (channels)")
     return int(axis)
 
 

@@ -12,7 +12,7 @@ from edgeaudio_runtime import conv_kernels as conv
 from edgeaudio_runtime import elementwise_kernels as elementwise
 from edgeaudio_runtime.graph import IntegerGraph, Op
 from edgeaudio_runtime.graph_shapes import slice_bounds
-from edgeaudio_runtime.kernel import Kernel
+from edgeaudio_runtime.kernel import Array, Kernel
 
 
 def kernel(graph: IntegerGraph, op: Op, frames_per_step: int = 0) -> Kernel:
@@ -28,13 +28,32 @@ def kernel(graph: IntegerGraph, op: Op, frames_per_step: int = 0) -> Kernel:
     """
     if op.kind == "slice":
         return _slice_kernel(op, frames_per_step)
-    return _KERNELS[op.kind](graph, op)
+    bound = _KERNELS[op.kind](graph, op)
+    return _held(graph, op, bound) if op.kind in _PAIRWISE else bound
+
+
+def _held(graph: IntegerGraph, op: Op, bound: Kernel) -> Kernel:
+    """Several steps at once: the one frame that an operand has for a step stands for every frame of that step."""
+    frames = [graph.tensors[name].shape[1] for name in op.inputs]
+    held = frames.index(min(frames))
+    if frames[0] == frames[1] or op.inputs[held] in graph.constants:
+        return bound
+
+    def run(arrays: list[Array], steps: int) -> Array:
+        if steps > 1:
+            arrays = list(arrays)
+            arrays[held] = np.repeat(arrays[held], max(frames), axis=1)
+        return bound(arrays, steps)
+
+    return run
 
 
 def _slice_kernel(op: Op, frames_per_step: int) -> Kernel:
     start, stop = slice_bounds(op)
     if op.attrs["axis"] == 3:
         return lambda arrays, steps: arrays[0][..., start:stop]
+    if op.attrs["axis"] == 2:
+        return lambda arrays, steps: arrays[0][:, :, start:stop]
     end = stop or None
     return lambda arrays, steps: arrays[0][:, start - (steps - 1) * frames_per_step : end]
 
@@ -47,6 +66,8 @@ def _concat_kernel(graph: IntegerGraph, op: Op) -> Kernel:
 def _merge_frequency_kernel(graph: IntegerGraph, op: Op) -> Kernel:
     return lambda arrays, steps: arrays[0].reshape(*arrays[0].shape[:2], 1, -1)
 
+
+_PAIRWISE = frozenset({"add", "sub", "mul"})
 
 _KERNELS: Mapping[str, Callable[[IntegerGraph, Op], Kernel]] = MappingProxyType(
     {

@@ -177,13 +177,13 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "group norm": (
         lambda: with_layer(nn.GroupNorm(2, 4)),
-        r"operation aten.group_norm.default in 'layer' .*; use BatchNorm1d after a convolution",
+        r"operation aten.group_norm.default in 'layer' .*; use BatchNorm1d or BatchNorm2d after a convolution",
     ),
     "bidirectional": (
         Recurrent,
         r"operation aten.gru.input in 'gru' is not in the integer graph; unroll it into a step",
     ),
-    "gelu": (lambda: with_layer(nn.GELU()), r"operation aten.gelu.default in 'layer' .*; supported are conv1d, linear"),
+    "gelu": (lambda: with_layer(nn.GELU()), r"operation aten.gelu.default in 'layer' .*; supported are conv1d, conv2d, linear"),
     "softmax over time": (SoftmaxOverTime, r"network does not stream: chained steps .* look for .*softmax over time"),
     "softmax over channels": (SoftmaxOverChannels, r"softmax in 'forward' runs over dim=1, not over the labels"),
     "constant factor": (

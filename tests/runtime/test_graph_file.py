@@ -97,8 +97,8 @@ def reshape_tensor(document: Document, shape: list[object]) -> None:
 
 HOSTILE: dict[str, tuple[Callable[[Document], Any], str]] = {
     "newer version": (
-        lambda d: d.update(version=3),
-        "version=3, this runtime reads up to 2; upgrade edgeaudio-runtime",
+        lambda d: d.update(version=4),
+        "version=4, this runtime reads up to 3; upgrade edgeaudio-runtime",
     ),
     "other format": (lambda d: d.update(format="onnx"), "must be an object with format='edgeaudio.integer_graph'"),
     "unknown field": (lambda d: d.update(colour="red"), r"unknown graph fields \['colour'\]"),

@@ -50,10 +50,13 @@ class _Builder:
         quant = self.graph.quants.get(edge)
         if edge not in self.graph.shapes or 0 in self.graph.shapes[edge]:
             raise ExportError(f"tensor {edge!r} of {who} has no fixed shape; export one step with a batch of 1")
-        shape = graph_shape(self.graph.shapes[edge], self.axes[edge])
+        shape = self._graph_shape(edge)
         self.tensors[edge] = Tensor(name=edge, shape=shape, dtype=quant.dtype if quant else "float32", quant=quant)
         self._tensor_of[edge] = edge
         return edge
+
+    def _graph_shape(self, edge: str) -> tuple[int, int, int, int]:
+        return graph_shape(self.graph.shapes[edge], self.axes[edge])
 
     def lower(self, node: Node) -> None:
         """One node to at most one operation."""
@@ -64,22 +67,25 @@ class _Builder:
         _LOWER[node.op](self, node)
 
     def conv(self, node: Node) -> None:
-        """``[O, C/g, K]`` weights become ``[O, K, 1, C/g]``."""
-        if any(node.attrs.get("pads", [0, 0])):
+        """``[O, C/g, K]`` weights become ``[O, K, 1, C/g]``, ``[O, C/g, KT, KF]`` become ``[O, KT, KF, C/g]``."""
+        rank = len(self.axes[node.output]) - 2
+        pads = [int(pad) for pad in node.attrs.get("pads", [0, 0] * rank)]
+        if pads[0] or pads[rank]:
             raise ExportError(
-                f"convolution {node.name!r} has pads={list(node.attrs['pads'])} in time, which does not stream; "
+                f"convolution {node.name!r} has pads={pads} in time, which does not stream; "
                 "use padding=0 and a FIFO state"
             )
+        stride, dilation = node.attrs.get("strides", [1] * rank), node.attrs.get("dilations", [1] * rank)
         self._weighted(
             node,
             "conv",
-            (0, 2, 1),
+            (0, 2, 3, 1) if rank == 2 else (0, 2, 1),
             node.inputs[2] if len(node.inputs) > 2 else "",
             {
-                "stride": (node.attrs.get("strides", [1])[0], 1),
-                "dilation": (node.attrs.get("dilations", [1])[0], 1),
+                "stride": (stride[0], stride[1] if rank == 2 else 1),
+                "dilation": (dilation[0], dilation[1] if rank == 2 else 1),
                 "groups": node.attrs.get("group", 1),
-                "pad_f": (0, 0),
+                "pad_f": (pads[1], pads[3]) if rank == 2 else (0, 0),
             },
         )
 
@@ -88,7 +94,7 @@ class _Builder:
         self._weighted(node, "fully_connected", (1, 0), node.bias or "", {})
 
     def elementwise(self, node: Node) -> None:
-        """Two activations; add and sub only with one scale and zero point."""
+        """Two activations, of which one may have a size of 1; add and sub only with one scale and zero point."""
         for edge in node.inputs:
             if edge in self.graph.constants:
                 raise ExportError(
@@ -100,13 +106,13 @@ class _Builder:
         self._append(node.op.lower(), node, node.inputs, {"relu": node.relu})
 
     def concat(self, node: Node) -> None:
-        """Along time or channels."""
+        """Along time, frequency or channels."""
         self._check_tied(node)
         axis = self._graph_axis(node, node.attrs["axis"])
         self._append("concat", node, node.inputs, {"axis": axis})
 
     def slice(self, node: Node) -> None:
-        """Along time counted from the end, along channels as it is."""
+        """Along time counted from the end, along frequency and channels as it is."""
         self._check_tied(node)
         starts, stops, axes = (self.graph.indices(name) for name in node.inputs[1:4])
         steps = self.graph.indices(node.inputs[4]) if len(node.inputs) > 4 else [1]
@@ -117,7 +123,7 @@ class _Builder:
         axis = self._graph_axis(node, axes[0])
         size = self.graph.shapes[node.inputs[0]][axes[0]]
         start, stop = starts[0], min(stops[0], size)
-        if axis == GRAPH_AXES["C"]:
+        if axis != GRAPH_AXES["T"]:
             start, stop = start % size if start < 0 else start, stop % size if stop < 0 else stop
         else:
             start, stop = _from_the_end(node, start, stop, size)
@@ -127,6 +133,15 @@ class _Builder:
         """No operation: the integer graph has one layout."""
         self._check_tied(node)
         self._tensor_of[node.output] = self._tensor_of[node.inputs[0]]
+
+    def reshape(self, node: Node) -> None:
+        """No operation, as every tensor has all axes; only bins that become channels are moved."""
+        self._check_tied(node)
+        before, after = self.axes[node.inputs[0]], self.axes[node.output]
+        if "F" in before and "F" not in after and self._graph_shape(node.inputs[0])[GRAPH_AXES["F"]] > 1:
+            self._append("merge_frequency", node, node.inputs[:1], {})
+        else:
+            self._tensor_of[node.output] = self._tensor_of[node.inputs[0]]
 
     def relu(self, node: Node) -> None:
         """A relu that no operation took in."""
@@ -204,13 +219,13 @@ class _Builder:
     def _graph_axis(self, node: Node, axis: int) -> int:
         name = self.axes[node.output][axis]
         if name not in GRAPH_AXES:
-            raise ExportError(f"operation {node.op} {node.name!r} runs along the batch; use time or channels")
+            raise ExportError(f"operation {node.op} {node.name!r} runs along the batch; use time, frequency or channels")
         return GRAPH_AXES[name]
 
     def _weighted(self, node: Node, kind: str, weight_axes: tuple[int, ...], bias: str, attrs: dict[str, Any]) -> None:
         """An operation with weights ``[O, ...]`` once their axes are in the order ``weight_axes``."""
         weight = self._weight(node, weight_axes)
-        if kind == "conv":
+        if kind == "conv" and weight.data.ndim == 3:
             weight = Constant(data=weight.data[:, :, None, :], quant=weight.quant)
         if node.output in self.graph.quants:
             names = self._integer_constants(node, weight, bias)
@@ -304,6 +319,9 @@ _LOWER: dict[str, Callable[[_Builder, Node], None]] = {
     "Concat": _Builder.concat,
     "Slice": _Builder.slice,
     "Transpose": _Builder.transpose,
+    "Reshape": _Builder.reshape,
+    "Squeeze": _Builder.reshape,
+    "Unsqueeze": _Builder.reshape,
     "Relu": _Builder.relu,
     "Sigmoid": _Builder.activation,
     "Tanh": _Builder.activation,

@@ -12,10 +12,6 @@ import numpy.typing as npt
 from edgeaudio_export.errors import ExportError
 from edgeaudio_runtime.quantization import QuantParams
 
-AXIS_NAMES = {"features": "NTC", "logits": "NTC", "state": "NCT"}
-"""What the axes of the model's inputs and outputs stand for: batch, time, channels."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constant:
     """A weight, bias or index list."""

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from edgeaudio_export.targets.inner_names import with_inner_names
-from edgeaudio_export.targets.onnx_writer import OnnxWriter
+from edgeaudio_export.targets.onnx_writer import TO_CHANNELS_FIRST, OnnxWriter
 from edgeaudio_export.targets.stored_constants import stored_constants
 from edgeaudio_export.targets.unit_depthwise import unit_depthwise
 from edgeaudio_runtime.graph import IntegerGraph, Op
@@ -92,7 +92,7 @@ def _slice(writer: OnnxWriter, op: Op) -> None:
 
 
 def _axis(op: Op) -> int:
-    return 2 if op.attrs["axis"] == 1 else 1
+    return TO_CHANNELS_FIRST.index(op.attrs["axis"])
 
 
 def _merge_frequency(writer: OnnxWriter, op: Op) -> None:

@@ -18,7 +18,8 @@ from edgeaudio_runtime.quantization import QuantParams
 OPSET, _IR_VERSION = 20, 9
 _INT16_OPSET, _INT16_IR_VERSION = 21, 10
 """The first ones whose QuantizeLinear knows int16; files without it stay readable by older runtimes."""
-_TO_CHANNELS_FIRST = (0, 3, 1, 2)
+TO_CHANNELS_FIRST = (0, 3, 1, 2)
+"""Axes of the integer graph in the order of ONNX."""
 _TO_CHANNELS_LAST = (0, 2, 3, 1)
 _ELEMENT_TYPES = {
     "int8": TensorProto.INT8,
@@ -42,7 +43,7 @@ class OnnxWriter:
 
     def begin(self) -> None:
         """Add what leads from the feature input inwards."""
-        self.node("Transpose", ["features"], self.names[self.graph.input], perm=_TO_CHANNELS_FIRST)
+        self.node("Transpose", ["features"], self.names[self.graph.input], perm=TO_CHANNELS_FIRST)
 
     def finish(self) -> onnx.ModelProto:
         """Add what leads to the outputs, and build the model."""
@@ -89,12 +90,12 @@ class OnnxWriter:
             self.names[name] = self.stored(name, stored)
         if name in self.graph.constants and name not in self.names:
             data = self.graph.constants[name]
-            self.names[name] = self.constant(name, data.transpose(_TO_CHANNELS_FIRST) if data.ndim == 4 else data)
+            self.names[name] = self.constant(name, data.transpose(TO_CHANNELS_FIRST) if data.ndim == 4 else data)
         return self.names.get(name, name)
 
     def stored(self, label: str, stored: StoredConstant, *, real: bool = False) -> str:
         """Add a weight or bias, channels first; widened where it is stored narrow, or where ``real`` asks for it."""
-        data = stored.data.transpose(_TO_CHANNELS_FIRST) if stored.data.ndim == 4 else stored.data
+        data = stored.data.transpose(TO_CHANNELS_FIRST) if stored.data.ndim == 4 else stored.data
         if not (stored.is_widened or (real and stored.quant is not None)):
             return self.constant(label, data)
         narrow = self.constant(f"{label}/stored", data)
@@ -193,4 +194,4 @@ class OnnxWriter:
 
 def channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     """``[N, T, F, C]`` as ``[N, C, T, F]``."""
-    return tuple(shape[i] for i in _TO_CHANNELS_FIRST)
+    return tuple(shape[i] for i in TO_CHANNELS_FIRST)

@@ -45,6 +45,12 @@ def _growth(graph: IntegerGraph, op: Op, plan: Mapping[str, Growth]) -> Growth |
     first = plan[op.inputs[0]]
     if op.kind == "slice" and op.attrs["axis"] == 1:
         return _slice_growth(graph, op, first)
+    if op.kind in _PAIRWISE:
+        constants = [name for name in op.inputs if name in graph.constants]
+        if not constants:
+            return _pairwise_growth(graph, op, plan)
+        if any(graph.tensors[name].shape[1] > 1 for name in constants):
+            return None
     data = [plan[name] for name in op.inputs if name not in graph.constants]
     # A state that is not read through its FIFO stands for one step only.
     if not data or any(growth != data[0] or growth.per_step == 0 for growth in data):
@@ -52,6 +58,20 @@ def _growth(graph: IntegerGraph, op: Op, plan: Mapping[str, Growth]) -> Growth |
     if op.kind == "conv":
         return _conv_growth(graph, op, first)
     return data[0]
+
+
+_PAIRWISE = frozenset({"add", "sub", "mul"})
+
+
+def _pairwise_growth(graph: IntegerGraph, op: Op, plan: Mapping[str, Growth]) -> Growth | None:
+    """Equal growth, or one frame a step that holds for all frames of its step."""
+    first, second = sorted((plan[name] for name in op.inputs), key=lambda growth: growth.per_step)
+    if first.per_step == 0:
+        return None
+    if first == second:
+        return first
+    is_held = first.per_step == 1 and first.fixed == second.fixed == 0
+    return second if is_held and second.per_step == graph.tensors[op.outputs[0]].shape[1] else None
 
 
 def _conv_growth(graph: IntegerGraph, op: Op, growth: Growth) -> Growth | None:
