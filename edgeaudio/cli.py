@@ -21,6 +21,7 @@ from edgeaudio.commands.parity import parity
 from edgeaudio.commands.sweep import sweep
 from edgeaudio.commands.theory import theory
 from edgeaudio.commands.train import train
+from edgeaudio.commands.zoo import zoo
 from edgeaudio_runtime.errors import EdgeAudioError
 
 INTERRUPTED = 130
@@ -90,5 +91,5 @@ def main() -> None:
     """Turn a small PyTorch audio model into an int8 artifact that listens, with proof that nothing was lost."""
 
 
-for _command in (data, train, export, diagnose, parity, bench, inspect, demo, sweep, theory):
+for _command in (data, train, export, diagnose, parity, bench, inspect, demo, sweep, theory, zoo):
     main.add_command(_command)

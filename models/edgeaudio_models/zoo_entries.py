@@ -1,7 +1,7 @@
 """The zoo: trained models that come with the package, each a folder that is a checkpoint of float16 weights and more.
 
-``recipe.toml``, ``checkpoint.json`` and ``weights.safetensors`` are the checkpoint; ``bundle/`` is the int8 form that was
-made from it, ``card.json`` what was measured of both, ``card.md`` the same for people.
+``recipe.toml``, ``checkpoint.json`` and ``weights.safetensors`` are the checkpoint; ``bundle/`` is the int8 form that
+was made from it, ``card.json`` what was measured of both, ``card.md`` the same for people.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from edgeaudio_runtime.errors import SpecError
 
 ZOO_FOLDER = Path(__file__).with_name("zoo")
 BUNDLE, CARD, CARD_TEXT, CURVE = "bundle", "card.json", "card.md", "learning_curve.svg"
+RECIPE = "recipe.toml"
 
 
 def entry_names() -> tuple[str, ...]:

@@ -1,0 +1,133 @@
+"""The measured sections of a zoo card: accuracy, noise and gain, hours of other sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgeaudio.zoo.markdown import table
+
+Card = Mapping[str, Any]
+
+
+def keyword_lines(card: Card) -> Iterator[str]:
+    """Accuracy on labelled clips, with intervals, by label, as a confusion matrix, and over sixteen hearings."""
+    task = card.get("accuracy")
+    if task is None:
+        return
+    yield "## Accuracy"
+    yield ""
+    yield (
+        f"{task['n']:,} clips of {task['data']}, split {task['split']}, by {task['n_speakers']} speakers (a clip "
+        "without one counts as one); nothing was chosen by them. Intervals are 95 %, bootstrapped by speaker."
+    )
+    yield ""
+    yield from _compared(task, task["macro"])
+    yield ""
+    yield from _hearings(card["hearings"])
+    yield ""
+    yield from _by_label(task)
+    yield ""
+    yield from _confusion(card["labels"], task["confusion"]["int8"])
+
+
+def _compared(task: Mapping[str, Any], macro: Mapping[str, float]) -> Iterator[str]:
+    rows = [_row("all clips", task), *(_row(name, other) for name, other in task["subsets"].items())]
+    yield from table(("", "clips", "float", "int8", "int8 - float, points", "same answer"), rows)
+    yield ""
+    yield f"Mean over the labels: float {macro['float']:.2%}, int8 {macro['int8']:.2%}."
+
+
+def _row(name: str, result: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{result['n']:,}",
+        f"{result['float']:.2%} {_interval(result['float_ci95'])}",
+        f"{result['int8']:.2%} {_interval(result['int8_ci95'])}",
+        f"{100 * result['delta']:+.2f} ({100 * result['ci95'][0]:+.2f} to {100 * result['ci95'][1]:+.2f})",
+        f"{result['agreement']:.2%}",
+    )
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return f"({100 * ends[0]:.1f} to {100 * ends[1]:.1f})"
+
+
+def _hearings(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Each clip heard in {result['n_hearings']} fixed shifts and gains, what int8 costs:"
+    yield ""
+    rows = [_row("all clips", result), *(_row(name, other) for name, other in result["subsets"].items())]
+    yield from table(("", "clips", "float", "int8", "int8 - float, points", "same answer"), rows)
+
+
+def _by_label(task: Mapping[str, Any]) -> Iterator[str]:
+    rows = [
+        (label, str(row["n"]), f"{row['float']:.1%}", f"{row['int8']:.1%}") for label, row in task["by_label"].items()
+    ]
+    yield from table(("label", "clips", "float", "int8"), rows)
+
+
+def _confusion(labels: list[str], counts: list[list[int]]) -> Iterator[str]:
+    yield "Confusion of the int8 network, rows what was said, columns what it answered:"
+    yield ""
+    rows = [
+        (label, *(str(count) if count else "." for count in row)) for label, row in zip(labels, counts, strict=True)
+    ]
+    yield from table(("", *labels), rows)
+
+
+def condition_lines(card: Card) -> Iterator[str]:
+    """Accuracy by signal-to-noise ratio and by gain."""
+    if card.get("noise"):
+        yield "## In noise"
+        yield ""
+        yield (
+            "Noise that training has not heard, mixed over each clip; clips without `_silence_`, float / int8. The "
+            "ratio is that of the mean powers over the clip."
+        )
+        yield ""
+        yield from _noise_table(card["noise"])
+    if card.get("gain"):
+        if card.get("noise"):
+            yield ""
+        yield "## By level"
+        yield ""
+        yield "The same clips louder and softer; what passes full scale is cut off, as by a microphone."
+        yield ""
+        yield from table(
+            ("gain, dB", *(f"{row['gain_db']:+g}" for row in card["gain"])),
+            [(name, *(f"{row[name]:.1%}" for row in card["gain"])) for name in ("float", "int8")],
+        )
+
+
+def _noise_table(rows: list[Mapping[str, Any]]) -> Iterator[str]:
+    names = list(dict.fromkeys(row["noise"] for row in rows))
+    ratios = list(dict.fromkeys(row["snr_db"] for row in rows))
+    found = {(row["noise"], row["snr_db"]): f"{row['float']:.1%} / {row['int8']:.1%}" for row in rows}
+    yield from table(
+        ("noise", *(f"{ratio:+g} dB" for ratio in ratios)),
+        [(name, *(found[name, ratio] for ratio in ratios)) for name in names],
+    )
+
+
+def background_lines(card: Card) -> Iterator[str]:
+    """Detections an hour in sound that is not for the model, and what the hours can support."""
+    found = card.get("background")
+    if found is None:
+        return
+    low, high = found["per_hour_ci95"]
+    yield "## Hours of other speech"
+    yield ""
+    yield (
+        f"{found['hours']:.2f} hours of {found['data']} ({found['files']} recordings, no transcripts) gave "
+        f"{found['detections']} detections with the detector of the bundle: {found['per_hour']:.1f} an hour (95 %, "
+        f"Poisson: {low:.1f} to {high:.1f})."
+    )
+    by_label = ", ".join(f"{label} {count}" for label, count in found["by_label"].items())
+    if by_label:
+        yield f"By label: {by_label}."
+    yield (
+        "Words of the model do occur in read speech and nobody has marked them, so this bounds the false accepts from "
+        f"above. {found['hours']:.2f} hours support no claim below {found['claimable_per_hour']:.1f} an hour; none is "
+        "made."
+    )
