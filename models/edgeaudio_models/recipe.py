@@ -15,11 +15,13 @@ import tomllib
 
 from edgeaudio_models.architectures import architecture, architecture_config
 from edgeaudio_models.augmentation import AugmentationSpec
+from edgeaudio_models.wake_word.settings import WakeWordSettings
 from edgeaudio_runtime.errors import SpecError
 
-CORPUS_KINDS = ("recordings", "synthesis", "mixed")
+CORPUS_KINDS = ("recordings", "synthesis", "mixed", "wake_word")
 CALIBRATION_METHODS = ("mse", "minmax", "moving_average", "percentile", "entropy")
 SCHEDULES = ("one_cycle", "warmup_cosine")
+MIXED_PRECISIONS = ("off", "bfloat16", "float16")
 ADDED_LATER = MappingProxyType({"added_later": True})
 """Metadata of a field that recipes did not have at first: :mod:`edgeaudio_models.recipe_text` writes it only where it
 differs from its default, so that the text of older recipes, and with it the identity of their runs, stays as it was."""
@@ -32,8 +34,9 @@ class CorpusRecipe:
     """Where the clips come from."""
 
     kind: str
-    """"recordings" (in the folder that the caller gives), "synthesis" (words spoken by synthesizers) or "mixed"
-    (recordings, and words spoken by synthesizers as further training clips)."""
+    """"recordings" (in the folder that the caller gives), "synthesis" (words spoken by synthesizers), "mixed"
+    (recordings, and words spoken by synthesizers as further training clips) or "wake_word" (what the table
+    ``wake_word`` says, and the recordings of a background folder where one is given)."""
     labels: tuple[str, ...]
     """Labels in the order of the network's outputs; for CTC the blank first."""
     noise: tuple[str, ...] = ()
@@ -110,9 +113,21 @@ class TrainingRecipe:
     """Factors on the drawing probability of single labels."""
     seed: int = 0
     """Of everything random: weights, drawing, augmentation."""
+    patience: int = field(default=0, metadata=ADDED_LATER)
+    """Epochs without a better validation figure after which the training ends; 0 runs them all."""
+    mixed_precision: str = field(default="off", metadata=ADDED_LATER)
+    """"off", "bfloat16" or "float16" (with loss scaling) for the network's products; weights and loss stay float32."""
+    steps_per_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Steps of the optimizer in an epoch; 0 takes as many as batches fit into the training split (not of a stream)."""
+    shuffle_buffer: int = field(default=4096, metadata=ADDED_LATER)
+    """Clips of a stream held in memory, from which batches are drawn."""
 
     def __post_init__(self) -> None:
         _check_choice("training.schedule", self.schedule, SCHEDULES)
+        _check_choice("training.mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
+        for name, low in (("patience", 0), ("steps_per_epoch", 0), ("shuffle_buffer", self.batch_size)):
+            if getattr(self, name) < low:
+                raise SpecError(f"training.{name}={getattr(self, name)} must be >= {low}")
         for name, low in (("epochs", 1), ("batch_size", 2), ("learning_rate", 0), ("weight_decay", 0)):
             if getattr(self, name) < low:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be >= {low}")
@@ -203,6 +218,8 @@ class Recipe:
     calibration: CalibrationRecipe = field(default_factory=CalibrationRecipe)
     detector: Mapping[str, Any] = field(default_factory=dict)
     """Fields of ``edgeaudio_runtime.detector_config.DetectorConfig`` that differ from their defaults."""
+    wake_word: WakeWordSettings = field(default_factory=WakeWordSettings, metadata=ADDED_LATER)
+    """What a wake word is trained on, for ``corpus.kind = "wake_word"``."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.training.label_weights) - set(self.corpus.labels))

@@ -57,6 +57,10 @@ def load_training_data(
         CorpusError: The corpus is empty, lacks a label or a split, or has a speaker in two splits.
         SynthesisError: No synthesizer is installed, or an unknown one is named.
     """
+    if recipe.corpus.kind == "wake_word":
+        from edgeaudio_models.wake_word.corpus import load_wake_word_data
+
+        return load_wake_word_data(recipe, background=data_folder, cache_folder=cache_folder, progress=progress)
     if recipe.corpus.kind == "synthesis":
         return _synthesized(recipe, cache_folder, progress)
     if data_folder is None:
@@ -113,7 +117,7 @@ def _recorded(recipe: Recipe, folder: Path, cache: Path | None, progress: Progre
     return TrainingData(
         train=examples(corpus.select("train")),
         validation=examples(parts[0].select("validation")),
-        noise=_noise(recipe, folder, rate),
+        noise=recorded_noise(recipe, folder, rate),
         provenance=_provenance(corpus.name, corpus.sources),
     )
 
@@ -131,16 +135,18 @@ def with_splits(corpus: Corpus) -> Corpus:
     """The corpus; where it has no splits, one part is set aside by a hash of the speaker (else of the file)."""
     if corpus.splits:
         return corpus
-    return replace(corpus, clips=tuple(replace(clip, split=_drawn_split(clip)) for clip in corpus.clips))
+    return replace(corpus, clips=tuple(replace(clip, split=drawn_split(clip)) for clip in corpus.clips))
 
 
-def _drawn_split(clip: Clip) -> str:
+def drawn_split(clip: Clip) -> str:
+    """"train" or, for ``VALIDATION_PERCENT`` of the speakers (or files), "validation"; by a hash of the name."""
     key = clip.speaker or clip.path.name
     percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
     return "validation" if percent < VALIDATION_PERCENT else "train"
 
 
-def _noise(recipe: Recipe, folder: Path, rate: int) -> Int16 | None:
+def recorded_noise(recipe: Recipe, folder: Path, rate: int) -> Int16 | None:
+    """All noise that training may hear, joined; None where there is none."""
     files = [file for name in recipe.corpus.noise for file in _audio_files(folder / name)]
     used = [file for file in files if not file.name.startswith(recipe.corpus.noise_held_out or ("\0",))]
     if not used:

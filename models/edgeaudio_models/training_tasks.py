@@ -184,3 +184,12 @@ def _trimmed(examples: Examples) -> tuple[Tensor, Tensor]:
 
 TASKS: dict[str, type[TrainingTask]] = {"keyword": KeywordTask, "ctc": CtcTask}
 """By ``Recipe.task``."""
+
+
+def task_type(recipe: Recipe) -> type[TrainingTask]:
+    """The task that trains ``recipe``."""
+    if recipe.corpus.kind == "wake_word":
+        from edgeaudio_models.wake_word.task import WakeWordTask
+
+        return WakeWordTask
+    return TASKS[recipe.task]

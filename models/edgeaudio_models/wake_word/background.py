@@ -1,0 +1,82 @@
+"""Recorded speech and noise that hold no wake word: one long stream a split, speakers kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeaudio_models.audio_files import Int16, is_audio, read_audio
+from edgeaudio_models.corpora import Clip, Source, open_corpus
+from edgeaudio_models.errors import CorpusError
+
+VALIDATION_PERCENT = 10
+"""Share of the speakers to learn from that are set aside to choose by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordedSpeech:
+    """Recordings by split; those of a test split are not read."""
+
+    train: tuple[Int16, ...] = ()
+    """Recordings of speakers to learn from."""
+    validation: tuple[Int16, ...] = ()
+    """Recordings of speakers to choose by."""
+    sources: tuple[Source, ...] = ()
+    """Where they come from."""
+
+
+def read_speech(folder: Path, names: Sequence[str], *, sample_rate: int) -> RecordedSpeech:
+    """Read the speech below ``folder``; names that are not there are passed over.
+
+    A manifest's test split is left alone. Where there is none, every file is taken; its speaker is what stands before
+    the first hyphen of its name, as in LibriSpeech.
+    """
+    clips, sources = [], []
+    for name in names:
+        found, source = _clips(folder / name)
+        clips += found
+        sources += source
+    train, validation = [], []
+    for clip in clips:
+        samples = read_audio(clip.path, sample_rate=sample_rate)[0]
+        (validation if _for_validation(clip) else train).append(samples)
+    return RecordedSpeech(train=tuple(train), validation=tuple(validation), sources=tuple(sources))
+
+
+def _clips(folder: Path) -> tuple[list[Clip], tuple[Source, ...]]:
+    if (folder / "manifest.csv").is_file():
+        corpus = open_corpus(folder)
+        return [clip for clip in corpus.clips if clip.split != "test"], corpus.sources
+    files = sorted(path for path in folder.rglob("*") if is_audio(path)) if folder.is_dir() else []
+    clips = [Clip(path=path, label="speech", speaker=path.name.partition("-")[0]) for path in files]
+    return clips, (Source(name=folder.name, licence="unstated"),) if files else ()
+
+
+def _for_validation(clip: Clip) -> bool:
+    from edgeaudio_models.recipe_data import drawn_split
+
+    return clip.split == "validation" or drawn_split(clip) == "validation"
+
+
+def check_background(folder: Path, speech: RecordedSpeech, noise: Int16 | None, names: Sequence[str]) -> None:
+    """Raise CorpusError where ``folder`` held neither speech nor noise."""
+    if noise is None and not speech.train:
+        raise CorpusError(f"{folder}: no recordings in {list(names)}; put speech and noise without the phrase there")
+
+
+def total_seconds(recordings: Sequence[Int16], sample_rate: int) -> float:
+    """Length of all of them."""
+    return sum(map(len, recordings)) / sample_rate
+
+
+def joined(pieces: Sequence[Int16], *, gap_seconds: tuple[float, float], sample_rate: int, seed: int) -> Int16:
+    """One stream of all pieces with drawn gaps of digital silence between them."""
+    generator = np.random.default_rng([seed, len(pieces)])
+    parts: list[Int16] = []
+    for piece in pieces:
+        gap = round(sample_rate * generator.uniform(*gap_seconds))
+        parts += [piece, np.zeros(gap, np.int16)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int16)

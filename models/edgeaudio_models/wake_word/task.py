@@ -1,0 +1,139 @@
+"""Train a wake word: every output of a stream has its target, and the worst output counts as much as all others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeaudio_models.evaluation import BATCH_SIZE
+from edgeaudio_models.recipe import Recipe
+from edgeaudio_models.streaming import StreamingModule, run_from_reset
+from edgeaudio_models.torch_front_end import TorchFrontEnd
+from edgeaudio_models.training_data import Examples, TrainingData
+from edgeaudio_models.training_tasks import TrainingTask
+from edgeaudio_models.wake_word.streams import HEARD, NOT_HEARD, Streams, compose, targets, through_microphones
+from edgeaudio_models.waveform_batches import add_surroundings
+
+PHRASE_INDEX = 1
+"""Label of the phrase; label 0 is everything else."""
+SMOOTHED_OUTPUTS = 5
+"""Outputs averaged before a score is read: the detector's 0.2 s at 40 ms."""
+FALSE_SHARES = (0.002, 0.005, 0.01, 0.02, 0.05)
+"""Shares of the streams without the phrase that may be taken for it, where hits are counted."""
+
+
+class WakeWordTask(TrainingTask):
+    """One phrase against everything else, judged by the hits at a few shares of false ones."""
+
+    metric = "hit_rate"
+
+    def __init__(self, recipe: Recipe, data: TrainingData, front_end: TorchFrontEnd) -> None:
+        super().__init__(recipe, data, front_end)
+        data.check_labels(2)
+        generator = torch.Generator().manual_seed(recipe.training.seed)
+        self.validation_features, self.validation_has_phrase = self._validation(data.validation, generator)
+
+    def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        """See :meth:`TrainingTask.loss`."""
+        rows = self.waveforms[chosen].to(torch.float32) / 32768.0
+        streams = self._streams(rows, self.label_indices[chosen] == PHRASE_INDEX, generator)
+        heard = self._surrounded(streams.waveforms, generator)
+        logits = self._logits(module, heard, generator)
+        wanted = self._targets(streams, logits.shape[1])
+        return stream_loss(logits, wanted, label_smoothing=self.recipe.training.label_smoothing)
+
+    @torch.no_grad()
+    def evaluate(self, module: StreamingModule) -> dict[str, Any]:
+        """See :meth:`TrainingTask.evaluate`."""
+        scores = stream_scores(module, self.validation_features)
+        hits, others = scores[self.validation_has_phrase], scores[~self.validation_has_phrase]
+        rates = {share: hit_rate(hits, others, share) for share in FALSE_SHARES}
+        return {
+            "hit_rate": sum(rates.values()) / len(rates),
+            "hit_rate_at_false_share": {str(share): rate for share, rate in rates.items()},
+            "n_streams": len(scores),
+        }
+
+    def _validation(self, examples: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Features of the validation streams, in rooms and noise like those of training but always the same."""
+        has_phrase = torch.from_numpy(examples.label_indices) == PHRASE_INDEX
+        features = []
+        for part in torch.split(torch.randperm(len(examples), generator=generator), BATCH_SIZE):
+            rows = torch.from_numpy(examples.waveforms[part.numpy()]).to(torch.float32) / 32768.0
+            streams = self._streams(rows, has_phrase[part], generator)
+            features.append((part, self.front_end(self._surrounded(streams.waveforms, generator))))
+        order = torch.cat([part for part, _ in features])
+        return torch.cat([feature for _, feature in features]), has_phrase[order]
+
+    def _streams(self, rows: Tensor, has_phrase: Tensor, generator: torch.Generator) -> Streams:
+        return compose(
+            rows,
+            has_phrase,
+            sample_rate=self.sample_rate,
+            max_rate_change=self.recipe.wake_word.max_rate_change,
+            generator=generator,
+        )
+
+    def _surrounded(self, waveforms: Tensor, generator: torch.Generator) -> Tensor:
+        coloured = through_microphones(waveforms, sample_rate=self.sample_rate, generator=generator)
+        return add_surroundings(
+            coloured,
+            self.recipe.augmentation,
+            bed=self.bed,
+            generator=generator,
+            sample_rate=self.sample_rate,
+            rooms=self.rooms,
+        )
+
+    def _targets(self, streams: Streams, n_outputs: int) -> Tensor:
+        samples = self.front_end.multiple_of * self.front_end.spec.hop_length
+        return targets(streams, n_outputs=n_outputs, samples_per_output=samples, sample_rate=self.sample_rate)
+
+
+def stream_loss(logits: Tensor, wanted: Tensor, *, label_smoothing: float) -> Tensor:
+    """Cross-entropy of every output; in each stream half the weight lies on its worst output without the phrase.
+
+    Args:
+        logits: ``[N, T, 2]``.
+        wanted: int64 ``[N, T]`` of ``HEARD``, ``NOT_HEARD`` and ``EITHER``.
+        label_smoothing: Probability given to the other label.
+    """
+    margin = logits[:, :, PHRASE_INDEX] - logits[:, :, 1 - PHRASE_INDEX]
+    missed = _smoothed(-margin, label_smoothing)
+    accepted = _smoothed(margin, label_smoothing)
+    hits, others = wanted == HEARD, wanted == NOT_HEARD
+    n_hits, n_others = hits.sum(dim=1), others.sum(dim=1).clamp_min(1)
+    hit_loss = (missed * hits).sum(dim=1) / n_hits.clamp_min(1)
+    worst = torch.where(others, accepted, accepted.new_zeros(())).amax(dim=1)
+    other_loss = 0.5 * (accepted * others).sum(dim=1) / n_others + 0.5 * worst
+    return (hit_loss + other_loss).mean()
+
+
+def _smoothed(margin: Tensor, label_smoothing: float) -> Tensor:
+    return functional.softplus(margin) - 0.5 * label_smoothing * margin
+
+
+@torch.no_grad()
+def output_scores(module: StreamingModule, features: Tensor) -> Tensor:
+    """Smoothed probability of the phrase at every output: features ``[n, T, F]`` to ``[n, T_out]``, from reset."""
+    module.eval()
+    logits = torch.cat([run_from_reset(module, part) for part in torch.split(features, BATCH_SIZE)])
+    probability = torch.softmax(logits, dim=2)[:, :, PHRASE_INDEX]
+    padded = functional.pad(probability, (SMOOTHED_OUTPUTS - 1, 0))
+    smoothed: Tensor = functional.avg_pool1d(padded[:, None], SMOOTHED_OUTPUTS, stride=1)[:, 0]
+    return smoothed
+
+
+def stream_scores(module: StreamingModule, features: Tensor) -> Tensor:
+    """Highest smoothed probability of the phrase in each stream ``[n, T, F]``: ``[n]``."""
+    return output_scores(module, features).amax(dim=1)
+
+
+def hit_rate(hits: Tensor, others: Tensor, false_share: float) -> float:
+    """Share of ``hits`` above the score that ``false_share`` of ``others`` exceed."""
+    n_false = int(false_share * len(others))
+    threshold = others.sort(descending=True).values[min(n_false, len(others) - 1)]
+    return float((hits > threshold).to(torch.float64).mean())
