@@ -1,10 +1,10 @@
-"""From a float ONNX model of elsewhere to a proven bundle."""
+"""From a float network of elsewhere (an ONNX file, a torch program, a module) to a proven bundle."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,8 +28,10 @@ from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 
 if TYPE_CHECKING:
     from edgeaudio_export.bundle_writer import BundleContents
+    from edgeaudio_export.foreign.module import UserModule
     from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork
     from edgeaudio_export.foreign.step_model import StepModel
+    from edgeaudio_export.network import StreamingNetwork
     from edgeaudio_export.quantize import QuantizedNetwork
 
 Features = npt.NDArray[np.float32]
@@ -41,10 +43,10 @@ CALIBRATION_CLIPS = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForeignModel:
-    """What an ONNX file does not say of itself."""
+    """A float step model of elsewhere, and what it does not say of itself."""
 
     path: Path
-    """The float step model."""
+    """File or directory that it came from; the callable's name for a module."""
     features: FeatureSpec
     """Front end it was trained with."""
     labels: tuple[str, ...]
@@ -55,6 +57,18 @@ class ForeignModel:
     """Feature frames a step takes, where the file leaves it open."""
     window_frames: int | None = None
     """Feature frames a decision rests on; None measures the receptive field."""
+    module: UserModule | None = None
+    """The model itself, where a callable returned it."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.path.stem if self.module is None else self.module.name
+
+    @property
+    def network(self) -> StreamingNetwork | None:
+        """The model as a network that streams by itself, where it is one."""
+        return None if self.module is None else self.module.network
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +86,7 @@ class CalibrationData:
 def export_onnx(
     model: ForeignModel, data: CalibrationData, target: Path, *, choices: ExportChoices, force: bool = False
 ) -> dict[str, Any]:
-    """Write the bundle of an ONNX model with its certificate and card.
+    """Write the bundle of a foreign model with its certificate and card.
 
     Args:
         model: The file and what belongs to it.
@@ -99,19 +113,25 @@ def export_onnx(
 
 
 def read_step(model: ForeignModel) -> StepModel:
-    """The network step of the file, held against the front end and the labels.
+    """The network step of the model, held against the front end and the labels.
 
     Raises:
         ExportError: Not a step model, or not of this front end and these labels.
     """
+    sizes: dict[str, Any] = {
+        "n_features": model.features.n_features,
+        "n_labels": len(model.labels),
+        "step_frames": model.step_frames,
+    }
+    if model.module is not None:
+        return model.module.step_model(**sizes)
+    if model.path.suffix == ".pt2":
+        from edgeaudio_export.foreign.torch_program import read_program
+
+        return read_program(model.path, **sizes)
     from edgeaudio_export.foreign.reader import read_step_model
 
-    return read_step_model(
-        model.path,
-        n_features=model.features.n_features,
-        n_labels=len(model.labels),
-        step_frames=model.step_frames,
-    )
+    return read_step_model(model.path, **sizes)
 
 
 def quantize_onnx(
@@ -127,11 +147,12 @@ def quantize_onnx(
     if streams is None:
         n_clips = choices.clips or CALIBRATION_CLIPS
         streams = calibration_streams(model.features, data.clips, n_clips=n_clips, step_frames=step.step_frames)
-    say(f"quantizing {model.path.name} to {recipe.method} by {choices.backend}, {len(streams)} calibration clips")
+    say(f"quantizing {model.name} to {recipe.method} by {choices.backend}, {len(streams)} calibration clips")
     with one_torch_thread(), progress_bar("calibrating") as progress:
         quantized = quantize_foreign(
-            step, streams, recipe=recipe, backend=choices.backend, name=model.path.stem, progress=progress
-        )
+            step, streams, recipe=recipe, backend=choices.backend, name=model.name, network=model.network,
+            progress=progress,
+        )  # fmt: skip
     if isinstance(quantized, OnnxOnlyNetwork):
         for line in quantized.warnings():
             say(line)
@@ -145,17 +166,17 @@ def _contents(
     from edgeaudio_export.foreign.receptive_field import receptive_field_frames
     from edgeaudio_models.corpora import BACKGROUND_LABELS
 
-    field = receptive_field_frames(step)
+    field = receptive_field_frames(step) if step.state_names else step.step_frames
     source = {"levels_db": None, "seed": None} if data.streams is not None else calibration_facts(model.features)
     return BundleContents(
-        name=model.path.stem,
+        name=model.name,
         task=model.task,
         labels=model.labels,
         background_labels=tuple(label for label in model.labels if label in BACKGROUND_LABELS),
         features=model.features,
         graph=quantized.graph,
         float_onnx=quantized.float_onnx,
-        latency_frames=0,
+        latency_frames=int(getattr(model.network, "latency_frames", 0)),
         receptive_field_frames=field,
         window_frames=(model.window_frames or field) if model.task == "keyword" else None,
         quantization=Quantization(
@@ -166,7 +187,7 @@ def _contents(
             recipe=recipe_facts(quantized),
         ),
         decoding=_decoding(model),
-        provenance=_provenance(model),
+        provenance=_provenance(model, step),
         golden_samples=golden_samples(model.labels, model.features.sample_rate),
     )
 
@@ -181,24 +202,31 @@ def _decoding(model: ForeignModel) -> dict[str, Any]:
     return DecoderConfig(separator=" " if any(len(label) > 1 for label in model.labels[1:]) else "").to_dict()
 
 
-def _provenance(model: ForeignModel) -> dict[str, Any]:
-    import onnx
+def _provenance(model: ForeignModel, step: StepModel) -> dict[str, Any]:
+    from onnx import TensorProto
 
-    graph = onnx.load(model.path).graph
+    weights = [entry for entry in step.model.graph.initializer if entry.data_type == TensorProto.FLOAT]
+    kind = "torch module" if model.module is not None else _KINDS[model.path.suffix]
+    source = {"source_sha256": hashlib.sha256(model.path.read_bytes()).hexdigest()} if model.path.is_file() else {}
     return {
-        "architecture": f"ONNX model {model.path.name}",
-        "parameters": int(sum(np.prod(entry.dims) for entry in graph.initializer if entry.data_type == 1)),
-        "source_sha256": hashlib.sha256(model.path.read_bytes()).hexdigest(),
+        "architecture": f"{kind} {model.path.name}",
+        "parameters": int(sum(np.prod(entry.dims) for entry in weights)),
+        **source,
         "edgeaudio": metadata.version("edgeaudio"),
     }
 
 
-def read_front_end(text: str) -> FeatureSpec:
-    """A preset by its name, or a feature specification from a JSON file.
+_KINDS = {".onnx": "ONNX model", ".pt2": "torch.export program"}
+
+
+def read_front_end(text: str | Mapping[str, Any] | FeatureSpec) -> FeatureSpec:
+    """A preset by its name, or a feature specification from a JSON file; one that is there already stays.
 
     Raises:
         SpecError: Neither, or a specification that needs the whole recording.
     """
+    if not isinstance(text, str):
+        return text if isinstance(text, FeatureSpec) else FeatureSpec.from_dict(text)
     if text in PRESETS:
         return preset(text)
     path = Path(text)
@@ -223,11 +251,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
         lines = path.read_text("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: must be text in UTF-8, one label a line") from error
-    labels = tuple(line.strip() for line in lines if line.strip())
-    twice = sorted({label for label in labels if labels.count(label) > 1})
+    return check_labels(str(path), [line.strip() for line in lines if line.strip()])
+
+
+def check_labels(source: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """``labels`` of ``source``, if there is at least one and each stands there once; else raise SpecError."""
+    twice = sorted({label for label in labels if list(labels).count(label) > 1})
     if not labels or twice:
-        raise SpecError(f"{path}: labels={twice or list(labels)} must be at least one, each once, one a line")
-    return labels
+        raise SpecError(f"{source}: labels={twice or list(labels)} must be at least one, each once, one a line")
+    return tuple(labels)
 
 
 def read_calibration_features(path: Path, n_features: int) -> CalibrationData:

@@ -9,6 +9,7 @@ import click
 
 from edgeaudio.commands.foreign import foreign_options, read_foreign, refuse_for_checkpoint, with_backend
 from edgeaudio.commands.options import PathType, cache_option, echo_json, force_option, json_option
+from edgeaudio.loading.kinds import kind_of
 from edgeaudio.parity.report import render_stages
 from edgeaudio.progress import progress_bar
 from edgeaudio_export.calibration import METHODS
@@ -47,10 +48,14 @@ from edgeaudio_runtime.errors import SpecError
 )
 @foreign_options
 @click.option(
-    "--calibration-features", type=PathType, help="For an ONNX model: .npy of float32 [clips, T, F], instead of --data."
+    "--calibration-features",
+    type=PathType,
+    help="For a foreign model: .npy of float32 [clips, T, F] instead of --data.",
 )
 @click.option(
-    "--window-frames", type=click.IntRange(min=1), help="For an ONNX model: frames a decision rests on; else measured."
+    "--window-frames",
+    type=click.IntRange(min=1),
+    help="For a foreign model: frames a decision rests on, else measured.",
 )
 @cache_option
 @force_option
@@ -58,14 +63,19 @@ from edgeaudio_runtime.errors import SpecError
 def export(
     model: Path, output: Path, folder: Path | None, cache: Path | None, force: bool, as_json: bool, **choices: Any
 ) -> None:
-    """Quantize MODEL, a checkpoint or a float ONNX file, and write a certified bundle; exit 1 if it did not pass."""
+    """Quantize MODEL and write a certified bundle; exit 1 if it did not pass.
+
+    MODEL is a checkpoint, a float ONNX file, a torch.export program (.pt2), or package.module:callable that returns a
+    torch module.
+    """
     foreign = {name: choices.pop(name) for name in _FOREIGN}
     shared = {"cache": cache, "force": force, **choices}
-    if model.suffix == ".onnx":
-        document = run_onnx_export(model, output, folder, **foreign, **shared)
-    else:
+    kind = kind_of(model)
+    if kind == "checkpoint":
         refuse_for_checkpoint(model, foreign)
         document = run_export(model, output, folder, **shared)
+    else:
+        document = run_foreign_export(model, output, folder, **foreign, **shared)
     if as_json:
         echo_json(document)
     else:
@@ -111,7 +121,7 @@ def run_export(
     return export_bundle(checkpoint, data.train, list(data.validation.waveforms), output, choices=chosen, force=force)
 
 
-def run_onnx_export(
+def run_foreign_export(
     model: Path,
     output: Path,
     folder: Path | None,
@@ -128,7 +138,7 @@ def run_onnx_export(
     window_frames: int | None = None,
     **choices: Any,
 ) -> dict[str, Any]:
-    """Export a float ONNX model with what its file does not say."""
+    """Export a float model of elsewhere with what it does not say of itself."""
     from edgeaudio import onnx_exporting as onnx_side
     from edgeaudio.exporting import ExportChoices
     from edgeaudio_export.quantization_recipe import load_quantization_recipe
@@ -141,7 +151,7 @@ def run_onnx_export(
         sources={"--data": folder, "--calibration-features": calibration_features},
     )  # fmt: skip
     if max_drop is not None:
-        raise SpecError(f"max_drop={max_drop:g} needs a checkpoint; choose layers of an ONNX model by --recipe")
+        raise SpecError(f"max_drop={max_drop:g} needs a checkpoint; choose layers of a foreign model by --recipe")
     quantization = None if recipe is None else load_quantization_recipe(recipe)
     spec = foreign.features
     if calibration_features is not None:
@@ -149,5 +159,6 @@ def run_onnx_export(
     else:
         assert folder is not None
         data = onnx_side.load_calibration_clips(folder, spec, choices["clips"], cache or default_cache_folder())
-    chosen = ExportChoices(**with_backend(choices, quantization, default="onnxruntime"), quantization=quantization)
+    default = "onnxruntime" if model.suffix == ".onnx" else "pt2e"
+    chosen = ExportChoices(**with_backend(choices, quantization, default=default), quantization=quantization)
     return onnx_side.export_onnx(foreign, data, output, choices=chosen, force=force)

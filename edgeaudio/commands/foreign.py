@@ -1,4 +1,4 @@
-"""What the commands that take an ONNX model have in common."""
+"""What the commands that take a model of elsewhere have in common."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
     from edgeaudio_export.quantization_recipe import QuantizationRecipe
 
 
+FOREIGN_FORMS = "a file that ends in .onnx, .pt2 or .tflite, package.module:callable, or a Hugging Face directory"
+
+
 def foreign_options(command: Command) -> Command:
-    """``--front-end``, ``--labels``, ``--task`` and ``--step-frames``: what an ONNX file does not say of itself."""
+    """``--front-end``, ``--labels``, ``--task`` and ``--step-frames``: what a foreign model does not say of itself."""
     decorators = (
         click.option(
-            "--front-end", help="For an ONNX model: name of a preset, or a JSON file with a feature specification."
+            "--front-end", help="For a foreign model: name of a preset, or a JSON file with a feature specification."
         ),
         click.option(
-            "--labels", type=PathType, help="For an ONNX model: text file, one label a line in the order of logits."
+            "--labels", type=PathType, help="For a foreign model: text file, one label a line in the order of logits."
         ),
-        click.option("--task", type=click.Choice(["keyword", "ctc"]), help="For an ONNX model; default: keyword."),
+        click.option("--task", type=click.Choice(["keyword", "ctc"]), help="For a foreign model; default: keyword."),
         click.option(
-            "--step-frames", type=click.IntRange(min=1), help="For an ONNX model that leaves its frames open."
+            "--step-frames", type=click.IntRange(min=1), help="For a foreign model that leaves its frames open."
         ),
     )
     for decorate in reversed(decorators):
@@ -39,7 +42,7 @@ def refuse_for_checkpoint(model: Path, foreign: Mapping[str, object]) -> None:
     """Raise SpecError if an option of ``foreign``, by parameter name, was given with a checkpoint."""
     given = [f"--{name.replace('_', '-')}" for name, value in foreign.items() if value is not None]
     if given:
-        raise SpecError(f"{model}: {given} are for an ONNX model, whose file ends in .onnx; leave them out")
+        raise SpecError(f"{model}: {given} are for a foreign model ({FOREIGN_FORMS}); leave them out")
 
 
 def read_foreign(
@@ -52,23 +55,37 @@ def read_foreign(
     step_frames: int | None,
     window_frames: int | None = None,
 ) -> ForeignModel:
-    """An ONNX model with what was said of it; ``sources`` are the options that calibrate, one of which must be given.
+    """A foreign model with what was said of it; ``sources`` are the options that calibrate, one of which must be given.
+
+    What the callable of a module says stands where no option says otherwise.
 
     Raises:
         SpecError: Something is not said, or cannot be read.
+        ExportError: A module cannot be imported.
     """
-    from edgeaudio.onnx_exporting import ForeignModel, read_front_end, read_labels
+    from edgeaudio.loading.kinds import kind_of
+    from edgeaudio.onnx_exporting import ForeignModel, check_labels, read_front_end, read_labels
 
-    if front_end is None or labels is None or sum(path is not None for path in sources.values()) != 1:
+    module, facts = None, dict[str, Any]()
+    if kind_of(model) == "module":
+        from edgeaudio_export.foreign.module import load_module
+
+        module = load_module(str(model))
+        facts = dict(module.facts)
+    front_end = front_end or facts.get("front_end")
+    named = labels or facts.get("labels")
+    if front_end is None or named is None or sum(path is not None for path in sources.values()) != 1:
         one_of = "one of " * (len(sources) > 1) + " and ".join(sources)
-        raise SpecError(f"{model}: an ONNX model needs --front-end, --labels, and {one_of}")
+        article = {"onnx": "an ONNX model", "pt2": "a torch program"}.get(kind_of(model), "a module")
+        raise SpecError(f"{model}: {article} needs --front-end, --labels, and {one_of}")
     return ForeignModel(
         path=model,
         features=read_front_end(front_end),
-        labels=read_labels(labels),
-        task=task or "keyword",
+        labels=read_labels(named) if isinstance(named, Path) else check_labels(str(model), named),
+        task=task or facts.get("task") or "keyword",
         step_frames=step_frames,
-        window_frames=window_frames,
+        window_frames=window_frames or facts.get("window_frames"),
+        module=module,
     )
 
 

@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused_in_one_line(run: Any, face: Any, folder: P
         ((folder / "plain.onnx", "--front-end", "kaldi80", *labels, *data), "has 40 values in a frame, the front end"),
         ((folder / "plain.onnx", *said, "--recipe", dynamic), "method='dynamic_w8' yields no integer graph"),
         ((folder / "plain.onnx", *said, "--data", single), "clips=1 in --data, must be at least 2: one calibrates"),
-        ((face.checkpoint, *data, "--task", "ctc"), "['--task'] are for an ONNX model, whose file ends in .onnx"),
+        ((face.checkpoint, *data, "--task", "ctc"), "['--task'] are for a foreign model (a file that ends in .onnx"),
     ]
     for arguments, words in cases:
         result = run("diagnose", *arguments)

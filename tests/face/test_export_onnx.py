@@ -161,4 +161,4 @@ def test_what_does_not_fit_is_refused_in_one_line(
 def test_a_checkpoint_takes_no_options_of_onnx_models(run: Any, face: Any, tmp_path: Path) -> None:
     result = run("export", face.checkpoint, "--output", tmp_path / "b", "--front-end", "log_mel")
     assert result.exit_code == 2
-    assert "['--front-end'] are for an ONNX model, whose file ends in .onnx; leave them out" in result.stderr
+    assert "['--front-end'] are for a foreign model (a file that ends in .onnx, " in result.stderr

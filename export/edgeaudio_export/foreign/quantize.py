@@ -24,6 +24,7 @@ def quantize_foreign(
     recipe: QuantizationRecipe,
     backend: Backend,
     name: str,
+    network: StreamingNetwork | None = None,
     progress: Progress | None = None,
 ) -> QuantizedNetwork | OnnxOnlyNetwork:
     """Quantize a float step model and lower it to the integer graph if all of its operations are there.
@@ -34,6 +35,8 @@ def quantize_foreign(
         recipe: Method and options.
         backend: Which path, where the integer graph is the goal; ONNX Runtime alone has its own.
         name: Name of the graph.
+        network: What the step was traced from, if it streams by itself; it is then quantized in place of a network
+            rebuilt from the step.
         progress: Called with (done, total) streams while calibrating.
 
     Returns:
@@ -45,11 +48,12 @@ def quantize_foreign(
     check_streams(step, streams)
     if recipe.scheme.mode == "dynamic":
         return quantize_onnx_only(step, streams, recipe=recipe, name=name, progress=progress)
-    network, kept = rebuild(step)
-    if network is not None:
-        check_rebuilt(network, step, streams[0])
+    rebuilt, kept = rebuild(step)
+    if rebuilt is not None:
+        check_rebuilt(rebuilt, step, streams[0])
+        own = rebuilt if network is None else network
         try:
-            quantized = quantize_network(network, streams, backend=backend, recipe=recipe, name=name, progress=progress)
+            quantized = quantize_network(own, streams, backend=backend, recipe=recipe, name=name, progress=progress)
             return replace(quantized, float_onnx=step.model.SerializeToString())
         except LoweringError as error:
             kept = (KeptOperation(operation="", count=0, reason=str(error)),)

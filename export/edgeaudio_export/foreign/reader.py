@@ -48,14 +48,25 @@ def read_step_model(path: Path, *, n_features: int, n_labels: int, step_frames: 
         ExportError: One line that begins with the file and says what does not fit and what to do.
     """
     try:
-        model = _load(path)
-        inputs, outputs = _boundary(model)
-        features = _chosen(inputs, "features")
-        shape = _features_shape(features, n_features, step_frames)
-        pairs = _pairs([i for i in inputs if i is not features], [o for o in outputs if o is not _logits(outputs)])
-        return _regular(model, features.name, shape, _logits(outputs).name, pairs, n_labels)
+        return regular_step_model(_load(path), n_features=n_features, n_labels=n_labels, step_frames=step_frames)
     except ExportError as error:
         raise ExportError(f"{path}: {error}") from error
+
+
+def regular_step_model(
+    model: onnx.ModelProto, *, n_features: int, n_labels: int, step_frames: int | None = None
+) -> StepModel:
+    """As :func:`read_step_model`, from a model that is loaded already and is changed.
+
+    Raises:
+        ExportError: One line that says what does not fit and what to do.
+    """
+    model = _prepared(model)
+    inputs, outputs = _boundary(model)
+    features = _chosen(inputs, "features")
+    shape = _features_shape(features, n_features, step_frames)
+    pairs = _pairs([i for i in inputs if i is not features], [o for o in outputs if o is not _logits(outputs)])
+    return _regular(model, features.name, shape, _logits(outputs).name, pairs, n_labels)
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -68,6 +79,11 @@ def _load(path: Path) -> onnx.ModelProto:
     _check_external(model, path.parent)
     _check_opset(model)
     onnx.load_external_data_for_model(model, str(path.parent))
+    return model
+
+
+def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every node named, weights known to be finite, of an opset that has all we write, constants folded."""
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{i}"
     kinds = sorted({node.op_type for node in model.graph.node if node.op_type in _CONTROL_FLOW})
