@@ -125,7 +125,7 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         _check_choice("training.schedule", self.schedule, SCHEDULES)
         _check_choice("training.mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
-        for name, low in (("patience", 0), ("steps_per_epoch", 0), ("shuffle_buffer", self.batch_size)):
+        for name, low in (("patience", 0), ("steps_per_epoch", 0), ("shuffle_buffer", 1)):
             if getattr(self, name) < low:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be >= {low}")
         for name, low in (("epochs", 1), ("batch_size", 2), ("learning_rate", 0), ("weight_decay", 0)):
@@ -161,9 +161,12 @@ class ContextRecipe:
     """Longest silence put between words (CTC only)."""
     max_word_rate_change: float = field(default=0.0, metadata=ADDED_LATER)
     """Each word is played up to this share slower or faster, pitch included: other throats (CTC only)."""
+    single_word_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the batches whose strings are one word long, 0 to 1: words are learned alone long before CTC finds them
+    in strings (CTC only)."""
 
     def __post_init__(self) -> None:
-        for name in ("probability", "speech_probability", "silence_noise_probability"):
+        for name in ("probability", "speech_probability", "silence_noise_probability", "single_word_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SpecError(f"context.{name}={getattr(self, name)} must be in [0, 1]")
         for name in ("max_rate_change", "max_word_rate_change"):

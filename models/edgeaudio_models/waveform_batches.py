@@ -204,6 +204,8 @@ def join_strings(
     """
     context = recipe.context
     counts = draw_integers(n_strings, context.min_words, context.max_words, generator)
+    if context.single_word_probability and bool(_coins(1, context.single_word_probability, generator)):
+        counts = torch.ones_like(counts)
     longest_gap = round(context.max_gap_seconds * sample_rate)
     rows: list[Tensor] = []
     targets: list[Tensor] = []
