@@ -39,6 +39,7 @@ _KINDS = {
     "weight_only_w8": "A float network of int8 weights",
     "float16": "A float network of float16 weights",
     "float32": "A float network",
+    "as_is": "A TensorFlow Lite network, as it came,",
 }
 """What a quantization method makes of a network."""
 
@@ -60,10 +61,16 @@ def _network(bundle: Bundle) -> Iterator[str]:
     yield ""
     yield f"- {provenance.get('architecture', 'network')}, {provenance.get('parameters', 0):,} parameters"
     step_ms, latency_ms = network.step_frames * hop, network.latency_frames * hop
+    if network.input_frames is not None:
+        yield f"- looks at windows of {network.input_frames} frames ({network.input_frames * hop:g} ms), one each step"
     yield f"- one step is {network.step_frames} frames ({step_ms:g} ms), latency {latency_ms:g} ms"
     yield f"- receptive field {network.receptive_field_frames * hop:g} ms, {len(network.states)} states"
     quantization = bundle.manifest.quantization
     calibration = quantization.calibration
+    if quantization.method == "as_is":
+        yield f"- neither quantized nor changed here; licence {provenance.get('licence', 'unknown')}"
+        yield "- for litert only"
+        return
     yield (
         f'- {quantization.method} by {quantization.backend}, requantization "{quantization.requantization}", ranges by '
         f"{calibration.get('method')} over {calibration.get('clips')} clips"
@@ -95,6 +102,11 @@ def _quality(proof: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "| | |"
     yield "|---|---|"
+    if task["float"] is None:
+        yield f"| as it came | {task['int8']:.2%} (95 % by speaker: {low:.2%} to {high:.2%}) |"
+        for name, other in task.get("subsets", {}).items():
+            yield f"| {name} | {other['int8']:.2%} ({other['n']} clips) |"
+        return
     yield f"| float | {task['float']:.2%} |"
     yield f"| int8 | {task['int8']:.2%} (95 % by speaker: {low:.2%} to {high:.2%}) |"
     low, high = task["ci95"]

@@ -23,7 +23,7 @@ from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec
 from edgeaudio_runtime.manifest import Quantization
-from edgeaudio_runtime.presets import PRESETS, preset
+from edgeaudio_runtime.presets import PRESETS, preset, windowed_preset
 from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 
 if TYPE_CHECKING:
@@ -220,7 +220,8 @@ _KINDS = {".onnx": "ONNX model", ".pt2": "torch.export program"}
 
 
 def read_front_end(text: str | Mapping[str, Any] | FeatureSpec) -> FeatureSpec:
-    """A preset by its name, or a feature specification from a JSON file; one that is there already stays.
+    """A preset by its name, its original that looks at the whole recording by "windowed:" and the name, or a feature
+    specification from a JSON file; one that is there already stays.
 
     Raises:
         SpecError: Neither, or a specification that needs the whole recording.
@@ -229,6 +230,8 @@ def read_front_end(text: str | Mapping[str, Any] | FeatureSpec) -> FeatureSpec:
         return text if isinstance(text, FeatureSpec) else FeatureSpec.from_dict(text)
     if text in PRESETS:
         return preset(text)
+    if text.startswith("windowed:"):
+        return windowed_preset(text.removeprefix("windowed:"))
     path = Path(text)
     if not path.is_file():
         raise SpecError(f"front-end={text!r} must be a file of JSON, or one of {sorted(PRESETS)}")

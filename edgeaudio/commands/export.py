@@ -7,8 +7,15 @@ from typing import Any
 
 import click
 
-from edgeaudio.commands.foreign import foreign_options, read_foreign, refuse_for_checkpoint, with_backend
+from edgeaudio.commands.foreign import (
+    foreign_options,
+    read_foreign,
+    refuse_for_checkpoint,
+    refuse_for_float,
+    with_backend,
+)
 from edgeaudio.commands.options import PathType, cache_option, echo_json, force_option, json_option
+from edgeaudio.commands.tflite import run_tflite_export
 from edgeaudio.loading.kinds import kind_of
 from edgeaudio.parity.report import render_stages
 from edgeaudio.progress import progress_bar
@@ -57,6 +64,12 @@ from edgeaudio_runtime.errors import SpecError
     type=click.IntRange(min=1),
     help="For a foreign model: frames a decision rests on, else measured.",
 )
+@click.option(
+    "--hop-frames",
+    type=click.IntRange(min=1),
+    help="For a .tflite model without state: frames from one window to the next; default: about a quarter of a window.",
+)
+@click.option("--licence", help="For a .tflite model: SPDX identifier of its licence.")
 @cache_option
 @force_option
 @json_option
@@ -65,16 +78,20 @@ def export(
 ) -> None:
     """Quantize MODEL and write a certified bundle; exit 1 if it did not pass.
 
-    MODEL is a checkpoint, a float ONNX file, a torch.export program (.pt2), or package.module:callable that returns a
-    torch module.
+    MODEL is a checkpoint, a float ONNX file, a torch.export program (.pt2), package.module:callable that returns a
+    torch module, or a .tflite file, which is taken as it is.
     """
     foreign = {name: choices.pop(name) for name in _FOREIGN}
+    as_is = {name: choices.pop(name) for name in ("hop_frames", "licence")}
     shared = {"cache": cache, "force": force, **choices}
     kind = kind_of(model)
     if kind == "checkpoint":
-        refuse_for_checkpoint(model, foreign)
+        refuse_for_checkpoint(model, foreign | as_is)
         document = run_export(model, output, folder, **shared)
+    elif kind == "tflite":
+        document = run_tflite_export(model, output, folder, **foreign, **as_is, **shared)
     else:
+        refuse_for_float(model, as_is)
         document = run_foreign_export(model, output, folder, **foreign, **shared)
     if as_json:
         echo_json(document)

@@ -45,6 +45,13 @@ def refuse_for_checkpoint(model: Path, foreign: Mapping[str, object]) -> None:
         raise SpecError(f"{model}: {given} are for a foreign model ({FOREIGN_FORMS}); leave them out")
 
 
+def refuse_for_float(model: Path, as_is: Mapping[str, object]) -> None:
+    """Raise SpecError if an option of ``as_is``, by parameter name, was given with a model that is quantized here."""
+    given = [f"--{name.replace('_', '-')}" for name, value in as_is.items() if value is not None]
+    if given:
+        raise SpecError(f"{model}: {given} are for a .tflite model; leave them out")
+
+
 def read_foreign(
     model: Path,
     *,

@@ -15,6 +15,7 @@ from edgeaudio.progress import progress_bar, say
 from edgeaudio_runtime.errors import ParityError
 
 if TYPE_CHECKING:
+    from edgeaudio.parity.as_is import LoneResult
     from edgeaudio.parity.float_reference import FloatNetwork
     from edgeaudio.parity.statistics import TaskResult
     from edgeaudio.parity.word_errors import WordErrorResult
@@ -121,11 +122,16 @@ class _ClipTask:
             )
         self.probe = list(self._clips.waveforms[:: max(1, len(self._clips.labels) // PROBE_CLIPS)])
 
-    def measure(self, float_network: FloatNetwork | None) -> tuple[TaskResult, dict[str, Any]]:
-        """The comparison and what a certificate says beside it."""
+    def measure(self, float_network: FloatNetwork | None) -> tuple[TaskResult | LoneResult, dict[str, Any]]:
+        """The comparison (of a model that came as it is, its accuracy alone) and what a certificate says beside it."""
+        from edgeaudio.parity.as_is import is_as_is, score_alone
         from edgeaudio.parity.task import score_clips, task_details
 
         bundle = self._bundle
+        if is_as_is(bundle):
+            with progress_bar("scoring clips") as progress:
+                program = bundle.program("auto")
+                return score_alone(bundle, program, self._clips, data=self._data, split=self._split, progress=progress)
         with progress_bar("scoring clips") as progress:
             scores = score_clips(
                 bundle, bundle.program("auto"), self._clips, float_network=float_network, progress=progress

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from edgeaudio.parity.as_is import LoneResult
 from edgeaudio.parity.stages import Stage
 from edgeaudio.parity.statistics import TaskResult
 from edgeaudio.parity.word_errors import WordErrorResult
@@ -33,7 +34,7 @@ def certificate(
     bundle: Bundle,
     stages: Sequence[Stage],
     *,
-    task: TaskResult | WordErrorResult | None = None,
+    task: TaskResult | LoneResult | WordErrorResult | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The JSON form of a proof.

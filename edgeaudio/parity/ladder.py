@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio.parity.as_is import by_hand_stage, is_as_is
 from edgeaudio.parity.float_reference import FloatReference
 from edgeaudio.parity.probe_audio import Int16, probe_stream, random_chunks
 from edgeaudio.parity.references import librosa_can_express, librosa_features
@@ -56,6 +57,8 @@ MIN_CODES = 50_000
 """Logit codes every engine is compared on, in one chain of steps without reset."""
 TORCH_STEPS, FLOAT_STEPS = 500, 2500
 """Steps of the stages that run in torch (a millisecond each) and in the float ONNX."""
+WINDOWED_SECONDS = 55
+"""Probe audio for networks that look at windows or at whole recordings, which may not last longer than a minute."""
 FRONT_END_SECONDS = 20
 """Seconds of probe audio for the stages that compare features."""
 
@@ -121,6 +124,8 @@ def reference_program(bundle: Bundle) -> tuple[Program, str]:
     """What engines are held to, and its name: the integer graph; without one ONNX Runtime's model as it is written."""
     if "numpy" in bundle.manifest.engines:
         return bundle.program("numpy"), "integer graph, numpy"
+    if "onnxruntime" not in bundle.manifest.engines:
+        return bundle.program("litert"), "model.tflite"
     from edgeaudio_runtime.engines.onnxruntime_engine import OnnxRuntimeProgram
 
     network = bundle.manifest.network
@@ -139,6 +144,8 @@ class _Ladder:
         n_steps = -(-MIN_CODES // (network.n_labels * network.outputs_per_step)) + 1
         rate = bundle.features.sample_rate
         length = max(n_steps * self.step * bundle.features.hop_length, FRONT_END_SECONDS * rate)
+        if bundle.manifest.mode != "streaming":  # a window is a whole network's work, and a recording is heard at once
+            length = min(length, WINDOWED_SECONDS * rate)
         self.audio = probe_stream([bundle.golden.pcm, *clips], n_samples=length, sample_rate=rate, seed=seed)
         self.head = np.concatenate([self.audio[: (FRONT_END_SECONDS - 1) * rate], np.zeros(rate, dtype=np.int16)])
         self.features = compute_features(bundle.features, self.audio, multiple_of=self.step)
@@ -148,6 +155,9 @@ class _Ladder:
 
     def stages(self, torch_side: TorchSide | None) -> Iterator[Stage]:
         """All rungs, from PCM up."""
+        if is_as_is(self.bundle):
+            yield from self._as_it_is()
+            return
         reference = FloatReference(self.bundle, network=None if torch_side is None else torch_side.offline)
         yield from self._front_end()
         if torch_side is not None:
@@ -156,10 +166,17 @@ class _Ladder:
         for engine in self.bundle.manifest.engines:
             yield from self._engine(self.bundle.program(engine))
 
+    def _as_it_is(self) -> Iterator[Stage]:
+        """Of a model without a float network: the engine against a plain interpreter instead."""
+        yield from self._front_end()
+        program = self.bundle.program("litert")
+        yield by_hand_stage(self.bundle, program, self.features)
+        yield from self._engine(program)
+
     def _front_end(self) -> Iterator[Stage]:
         spec = self.bundle.features
         ours = compute_features(spec, self.head, multiple_of=self.step, implementation="numpy")
-        nats = abs(spec.affine_scale) if isinstance(spec, MelSpec) else 1.0
+        nats = _units_per_nat(spec)
         if isinstance(spec, MelSpec) and librosa_can_express(spec):
             theirs = librosa_features(spec, self.head, len(ours))
             yield compare_reals(
@@ -258,3 +275,10 @@ class _Ladder:
         stream = AudioStream(self.bundle, program=program)
         events = [event for chunk in chunks for event in stream.process(chunk)]
         return [event.to_dict() for event in (*events, *stream.flush())]
+
+
+def _units_per_nat(spec: FeatureSpec) -> float:
+    """By how much a feature can change where every log mel is off by one nat: the affine, and the sum of a DCT."""
+    if not isinstance(spec, MelSpec):
+        return 1.0
+    return abs(spec.affine_scale) * (float(np.sqrt(2 * spec.n_mels)) if spec.n_dct else 1.0)

@@ -21,6 +21,9 @@ def render_stages(document: Mapping[str, Any]) -> str:
 
 
 def _task(task: Mapping[str, Any]) -> Iterator[str]:
+    if task["ci95"] is None:
+        yield from _lone_task(task)
+        return
     low, high = task["ci95"]
     unit = task.get("unit", "clips")
     by = "string" if unit == "strings" else "speaker"
@@ -34,3 +37,11 @@ def _task(task: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {task['n_words']} words heard in {task['n_hearings']} ways; speakers: {task['n_speakers']}"
     for name, other in task.get("subsets", {}).items():
         yield f"  {name}: float {other['float']:.2%}, int8 {other['int8']:.2%} on {other['n']} clips"
+
+
+def _lone_task(task: Mapping[str, Any]) -> Iterator[str]:
+    """Of a model that came as it is there is nothing to compare."""
+    low, high = task["int8_ci95"]
+    yield f"accuracy on {task['n']} clips: {task['int8']:.2%} (95 % by speaker {low:.2%} to {high:.2%})"
+    for name, other in task.get("subsets", {}).items():
+        yield f"  {name}: {other['int8']:.2%} on {other['n']} clips"

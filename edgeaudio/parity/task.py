@@ -63,13 +63,7 @@ def score_clips(
         ParityError: A clip has a label the bundle does not know, or the bundle has no float reference and there is no
             ``float_network``.
     """
-    index = {label: i for i, label in enumerate(bundle.labels)}
-    strangers = sorted(set(clips.labels) - set(index))
-    if strangers:
-        raise ParityError(
-            f"labels {strangers} of the data are not among the bundle's {list(bundle.labels)}; "
-            "map them to _unknown_ first"
-        )
+    index = check_known(bundle, clips)
     reference, session = FloatReference(bundle, network=float_network), program.session()
     decisions = np.zeros((len(clips.labels), 2), dtype=np.intp)
     for i, samples in enumerate(clips.waveforms):
@@ -81,6 +75,18 @@ def score_clips(
             progress(i + 1, len(clips.labels))
     truth = np.array([index[label] for label in clips.labels], dtype=np.intp)
     return TaskScores(truth=truth, reference=decisions[:, 0], candidate=decisions[:, 1], speakers=clips.speakers)
+
+
+def check_known(bundle: Bundle, clips: LabelledClips) -> dict[str, int]:
+    """Index of each label of the bundle; raises ParityError for clips of other labels."""
+    index = {label: i for i, label in enumerate(bundle.labels)}
+    strangers = sorted(set(clips.labels) - set(index))
+    if strangers:
+        raise ParityError(
+            f"labels {strangers} of the data are not among the bundle's {list(bundle.labels)}; "
+            "map them to _unknown_ first"
+        )
+    return index
 
 
 def task_details(labels: Sequence[str], scores: TaskScores, *, data: str, split: str) -> dict[str, Any]:

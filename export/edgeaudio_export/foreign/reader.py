@@ -178,13 +178,13 @@ def _pairs(before: list[onnx.ValueInfoProto], after: list[onnx.ValueInfoProto]) 
             f"state inputs {names[0]} and outputs {names[1]} cannot be paired; export one output for each state, "
             "named state_<i>_in and state_<i>_out"
         )
-    by_key = {_key(value.name): value for value in after}
-    if len(by_key) == len(after) and {_key(value.name) for value in before} == set(by_key):
-        return [(value, by_key[_key(value.name)]) for value in before]
+    by_key = {state_key(value.name): value for value in after}
+    if len(by_key) == len(after) and {state_key(value.name) for value in before} == set(by_key):
+        return [(value, by_key[state_key(value.name)]) for value in before]
     return list(zip(before, after, strict=True))
 
 
-def _key(name: str) -> str:
+def state_key(name: str) -> str:
     """A name without what says in or out: ``state_1_out`` and ``new_h`` are ``state_1`` and ``h``."""
     return _MARKS.sub("", name.lower()).strip("_")
 

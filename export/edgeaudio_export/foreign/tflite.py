@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeaudio_export.deployment import Entry, Say
 from edgeaudio_export.errors import ExportError
-from edgeaudio_export.foreign.reader import _key as state_key
+from edgeaudio_export.foreign.reader import state_key
 from edgeaudio_export.foreign.tflite_file import TfliteFile, read_tflite_file
 from edgeaudio_runtime.engines.base import NetworkSignature, Program
 from edgeaudio_runtime.engines.litert_engine import LiteRtProgram

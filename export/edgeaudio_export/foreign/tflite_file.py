@@ -1,4 +1,4 @@
-"""What a ``.tflite`` file says of itself: its boundary as LiteRT sees it, its operations, whether it keeps variables."""
+"""What a ``.tflite`` file says of itself: its boundary as LiteRT sees it, its operations, its variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edgeaudio_export.errors import ExportError
 
-_OPERATIONS = {
+_OPERATIONS: dict[int, str] = {
     value: name
     for name, value in vars(schema.BuiltinOperator).items()
     if not name.startswith("_") and isinstance(value, int)
