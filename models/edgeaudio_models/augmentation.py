@@ -154,11 +154,22 @@ def mask_features(features: Tensor, spec: AugmentationSpec, *, generator: torch.
     Each mask is 0 to ``max_*_mask`` wide, uniform (Park et al., arXiv:1904.08779, without time warping).
     """
     n_clips, n_frames, n_features = features.shape
+    return hide_masked(features, draw_masks((n_clips, n_frames, n_features), spec, generator=generator))
+
+
+def draw_masks(shape: tuple[int, ...], spec: AugmentationSpec, *, generator: torch.Generator) -> Tensor:
+    """Draw the masks of :func:`mask_features`: bool of ``shape``, which is ``(N, T, F)``, true where hidden."""
+    n_clips, n_frames, n_features = shape
     masked = torch.zeros(n_clips, n_frames, n_features, dtype=torch.bool)
     for _ in range(spec.n_time_masks):
         masked |= draw_mask(n_clips, n_frames, spec.max_time_mask, generator)[:, :, None]
     for _ in range(spec.n_feature_masks):
         masked |= draw_mask(n_clips, n_features, spec.max_feature_mask, generator)[:, None, :]
+    return masked
+
+
+def hide_masked(features: Tensor, masked: Tensor) -> Tensor:
+    """Features ``[N, T, F]`` with the example's mean where ``masked`` is true."""
     return torch.where(masked, features.mean(dim=(1, 2), keepdim=True), features)
 
 

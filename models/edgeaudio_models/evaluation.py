@@ -52,15 +52,16 @@ def keyword_metrics(predicted: Tensor, label_indices: Tensor, labels: Sequence[s
 def last_logits(module: StreamingModule, features: Tensor) -> Tensor:
     """Logits ``[n, n_labels]`` of the last step of clips ``[n, T, F]``, each from a reset, in evaluation mode."""
     module.eval()
+    device = _device(module)
     parts = torch.split(features, BATCH_SIZE)
-    return torch.cat([run_from_reset(module, part)[:, -1] for part in parts])
+    return torch.cat([run_from_reset(module, part.to(device))[:, -1].cpu() for part in parts])
 
 
 @torch.no_grad()
-def clip_features(front_end: FrontEnd, waveforms: Tensor) -> Tensor:
-    """Features ``[n, T, F]`` of int16 clips ``[n, S]``."""
+def clip_features(front_end: FrontEnd, waveforms: Tensor, *, device: torch.device | None = None) -> Tensor:
+    """Features ``[n, T, F]`` of int16 clips ``[n, S]``, computed and left on ``device``; None is the processor."""
     parts = torch.split(waveforms, BATCH_SIZE)
-    return torch.cat([front_end(part.to(torch.float32) / 32768.0) for part in parts])
+    return torch.cat([front_end(part.to(device=device, dtype=torch.float32) / 32768.0) for part in parts])
 
 
 @torch.no_grad()
@@ -73,7 +74,11 @@ def string_error_rate(
 ) -> float:
     """Edits per label of greedy decoding over ``strings``; ``outputs_of`` maps samples to outputs, int64 both."""
     module.eval()
-    logits = run_from_reset(module, front_end(strings.waveforms))
+    logits = run_from_reset(module, front_end(strings.waveforms.to(_device(module)))).cpu()
     lengths = outputs_of(strings.n_samples).tolist()
     decoded = [greedy_decode(row[:length]) for row, length in zip(logits, lengths, strict=True)]
     return label_error_rate(zip(strings.references(), decoded, strict=True))
+
+
+def _device(module: StreamingModule) -> torch.device:
+    return next(module.parameters()).device

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from edgeaudio_models.recipe import TrainingRecipe
+from edgeaudio_models.recipe import Recipe, TrainingRecipe
+from edgeaudio_models.training_data import TrainingData
 
 
 def sampling_weights(label_indices: Tensor, labels: Sequence[str], recipe: TrainingRecipe) -> Tensor:
@@ -25,3 +27,30 @@ def sampling_weights(label_indices: Tensor, labels: Sequence[str], recipe: Train
 def draw_epoch(weights: Tensor, n_examples: int, generator: torch.Generator) -> Tensor:
     """Draw ``n_examples`` example indices with replacement: int64 ``[n_examples]``."""
     return torch.multinomial(weights, n_examples, replacement=True, generator=generator)
+
+
+class Draws(ABC):
+    """Which of the clips in memory make the batches of an epoch."""
+
+    @abstractmethod
+    def epoch(self, number: int, n_steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield the example indices int64 ``[batch_size]`` of each step of epoch ``number``, from 0."""
+
+
+class MemoryDraws(Draws):
+    """Draws from all clips, by their weights."""
+
+    def __init__(self, weights: Tensor, batch_size: int) -> None:
+        self._weights = weights
+        self._batch_size = batch_size
+
+    def epoch(self, number: int, n_steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """See :meth:`Draws.epoch`; all are drawn at the beginning."""
+        yield from torch.split(draw_epoch(self._weights, n_steps * self._batch_size, generator), self._batch_size)
+
+
+def draws_of(data: TrainingData, recipe: Recipe) -> Draws:
+    """How the batches of ``recipe`` are drawn from ``data``."""
+    label_indices = torch.from_numpy(data.train.label_indices).to(torch.int64)
+    weights = sampling_weights(label_indices, recipe.corpus.labels, recipe.training)
+    return MemoryDraws(weights, recipe.training.batch_size)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgeaudio_models.augmentation import mask_features
+from edgeaudio_models.augmentation import draw_masks, hide_masked
 from edgeaudio_models.channels_last import ChannelsLast
 from edgeaudio_models.ctc import BLANK
 from edgeaudio_models.evaluation import clip_features, keyword_metrics, last_logits, string_error_rate
@@ -18,6 +18,7 @@ from edgeaudio_models.losses import ctc_loss, keyword_loss
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.rooms import bank_of
 from edgeaudio_models.streaming import StreamingModule, run_from_reset
+from edgeaudio_models.synced_batch_norm import SyncedBatchNorm
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.waveform_batches import (
@@ -29,6 +30,8 @@ from edgeaudio_models.waveform_batches import (
     noise_bed,
     voiced_spans,
 )
+from edgeaudio_models.weight_updates import reduced_precision
+from edgeaudio_models.workers import ALONE, Workers
 from edgeaudio_runtime.whole_recording import padded_frames
 
 SILENCE = "_silence_"
@@ -41,6 +44,8 @@ class TrainingTask(ABC):
 
     metric: str
     """Name of the figure in :meth:`evaluate` that chooses the best epoch; the larger the better."""
+    workers: Workers = ALONE
+    """This process among those that train together."""
 
     def __init__(self, recipe: Recipe, data: TrainingData, front_end: TorchFrontEnd) -> None:
         self.recipe = recipe
@@ -55,17 +60,29 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """Loss of ``module`` on a batch made of the examples ``chosen`` (int64 ``[N]``)."""
+        """Mean loss of ``module`` on this process's share of a batch made of the examples ``chosen`` (int64 ``[N]``).
+
+        Every process draws and makes the waveforms of the whole batch, so that the draws are those of one process.
+        """
 
     @abstractmethod
     def evaluate(self, module: StreamingModule) -> dict[str, Any]:
         """JSON-ready figures on the validation split, among them :attr:`metric`."""
 
+    def _mine(self, values: Tensor) -> Tensor:
+        """This process's share of something about the whole batch, on its device."""
+        return values[self.workers.share(len(values))].to(self.workers.device)
+
     def _logits(self, module: StreamingModule, streams: Tensor, generator: torch.Generator) -> Tensor:
-        features = mask_features(self.front_end(streams), self.recipe.augmentation, generator=generator)
-        layout: AbstractContextManager[Any] = ChannelsLast()
-        with layout:
-            return run_from_reset(module, features)
+        """Logits of this process's share of ``streams`` ``[N, S]``, in float32."""
+        features = self.front_end(self._mine(streams))
+        masks = draw_masks((len(streams), *features.shape[1:]), self.recipe.augmentation, generator=generator)
+        with ExitStack() as contexts:
+            contexts.enter_context(reduced_precision(self.recipe.training, self.workers.device))
+            if self.workers.size > 1:
+                contexts.enter_context(SyncedBatchNorm(self.workers.add_up))
+            contexts.enter_context(ChannelsLast())
+            return run_from_reset(module, hide_masked(features, self._mine(masks))).float()
 
 
 class KeywordTask(TrainingTask):
@@ -79,7 +96,8 @@ class KeywordTask(TrainingTask):
         data.check_labels(len(labels))
         self.silence_index = labels.index(SILENCE) if SILENCE in labels else -1
         self.validation_labels = torch.from_numpy(data.validation.label_indices)
-        self.validation_features = clip_features(front_end, torch.from_numpy(data.validation.waveforms))
+        device = next(front_end.buffers()).device
+        self.validation_features = clip_features(front_end, torch.from_numpy(data.validation.waveforms), device=device)
 
     def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
         """See :meth:`TrainingTask.loss`."""
@@ -94,7 +112,7 @@ class KeywordTask(TrainingTask):
             rooms=self.rooms,
         )
         logits = self._logits(module, streams, generator)
-        return keyword_loss(logits, wanted, label_smoothing=self.recipe.training.label_smoothing)
+        return keyword_loss(logits, self._mine(wanted), label_smoothing=self.recipe.training.label_smoothing)
 
     def evaluate(self, module: StreamingModule) -> dict[str, Any]:
         """See :meth:`TrainingTask.evaluate`."""
@@ -116,12 +134,12 @@ class CtcTask(TrainingTask):
     def __init__(self, recipe: Recipe, data: TrainingData, front_end: TorchFrontEnd) -> None:
         super().__init__(recipe, data, front_end)
         data.check_labels(len(recipe.corpus.labels), first=BLANK + 1)
-        self.clips, self.spans = _trimmed(data.train)
         self.validation = self._validation_strings(data.validation)
 
     def _validation_strings(self, examples: Examples) -> Strings:
-        clips, spans = _trimmed(examples)
-        plain = replace(self.recipe, context=replace(self.recipe.context, max_word_rate_change=0.0))
+        clips, spans = _trimmed(torch.from_numpy(examples.waveforms))
+        context = replace(self.recipe.context, max_word_rate_change=0.0, single_word_probability=0.0)
+        plain = replace(self.recipe, context=context)
         return join_strings(
             clips,
             spans,
@@ -135,14 +153,15 @@ class CtcTask(TrainingTask):
 
     def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
         """See :meth:`TrainingTask.loss`; ``chosen`` is the pool that the words of the strings are drawn from."""
+        clips, spans = _trimmed(self.waveforms[chosen])
         strings = join_strings(
-            self.clips,
-            self.spans,
-            self.label_indices,
+            clips,
+            spans,
+            self.label_indices[chosen],
             n_strings=len(chosen),
             recipe=self.recipe,
             sample_rate=self.sample_rate,
-            pool=chosen,
+            pool=torch.arange(len(chosen)),
             generator=generator,
         )
         limit = self.recipe.context.max_rate_change
@@ -158,8 +177,9 @@ class CtcTask(TrainingTask):
             rooms=self.rooms,
         )
         logits = self._logits(module, streams, generator)
-        everything = torch.full_like(strings.n_samples, logits.shape[1])
-        return ctc_loss(logits, everything, strings.targets, strings.target_lengths)
+        targets = torch.split(strings.targets, strings.target_lengths.tolist())[self.workers.share(len(chosen))]
+        everything = torch.full((len(logits),), logits.shape[1])
+        return ctc_loss(logits, everything, torch.cat(targets).to(logits.device), self._mine(strings.target_lengths))
 
     def _n_outputs(self, n_samples: Tensor, module: StreamingModule) -> Tensor:
         """Outputs that belong to strings of these lengths, the last step of each filled with silence."""
@@ -177,8 +197,8 @@ class CtcTask(TrainingTask):
         return {"label_error_rate": rate, "label_correctness": 1.0 - rate, "n_strings": VALIDATION_STRINGS}
 
 
-def _trimmed(examples: Examples) -> tuple[Tensor, Tensor]:
-    clips = torch.from_numpy(examples.waveforms).to(torch.float32) / 32768.0
+def _trimmed(waveforms: Tensor) -> tuple[Tensor, Tensor]:
+    clips = waveforms.to(torch.float32) / 32768.0
     return clips, voiced_spans(clips)
 
 
