@@ -16,7 +16,7 @@ from edgeaudio_models.zoo_entries import BUNDLE, CARD_TEXT, RECIPE, entry_folder
 from edgeaudio_runtime.staging import staged_directory
 
 if TYPE_CHECKING:
-    from edgeaudio.zoo.building import Measurements
+    from edgeaudio.zoo.judging import Measurements
     from edgeaudio_models.checkpoint import Checkpoint
 
 Command = Callable[..., Any]
@@ -117,7 +117,8 @@ def run_build(
     **measured: Any,
 ) -> dict[str, Any]:
     """Load the clips of the checkpoint's recipe, then build the entry and return its card."""
-    from edgeaudio.zoo.building import Measurements, build_entry, with_calibration
+    from edgeaudio.zoo.building import build_entry, with_calibration
+    from edgeaudio.zoo.judging import Measurements
     from edgeaudio_models.corpora import default_cache_folder
     from edgeaudio_models.recipe import load_recipe
     from edgeaudio_models.recipe_data import load_training_data

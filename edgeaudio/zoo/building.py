@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,17 @@ from edgeaudio.calibration_clips import Int16
 from edgeaudio.card import render_card
 from edgeaudio.exporting import LADDER_CLIPS, ExportChoices, quantize_checkpoint, torch_side, write_quantized
 from edgeaudio.parity.certificate import certificate, environment, write_certificate
-from edgeaudio.parity.ladder import run_ladder
-from edgeaudio.parity.task import LabelledClips
-from edgeaudio.progress import progress_bar, say
+from edgeaudio.parity.float_reference import FloatNetwork
+from edgeaudio.parity.ladder import TorchSide, run_ladder
+from edgeaudio.parity.stages import Stage
+from edgeaudio.progress import say
 from edgeaudio.zoo.background import background_figures
 from edgeaudio.zoo.card import render_entry_card
 from edgeaudio.zoo.facts import entry_facts
-from edgeaudio.zoo.keyword_figures import KeywordNetworks, keyword_figures
-from edgeaudio.zoo.noise import Noise, names_of, open_noise
+from edgeaudio.zoo.judging import Judge, Judged, Measurements, open_judge
 from edgeaudio.zoo.speed import speed_figures
 from edgeaudio_models.zoo_entries import BUNDLE, CARD, CARD_TEXT, CURVE
 from edgeaudio_runtime.bundle import Bundle, open_bundle
-from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.errors import ParityError, SpecError
 from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 
@@ -33,24 +32,6 @@ if TYPE_CHECKING:
     from edgeaudio_models.training_data import TrainingData
 
 CARD_SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurements:
-    """What an entry is measured on."""
-
-    folder: Path
-    """Labelled corpus."""
-    split: str | None = None
-    """Split of it; None is "test", which it must have."""
-    noise: tuple[str, ...] = ()
-    """``NAME=PATTERN`` of noise that training has not heard."""
-    background: Path | None = None
-    """Folder of recordings that are not for the model."""
-    rounds: int = 60
-    """Rounds of the timing; 0 leaves it out."""
-    cache: Path | None = None
-    """Where decoded clips are kept."""
 
 
 def build_entry(
@@ -83,7 +64,7 @@ def build_entry(
 
     refuse_overwrite(output, force=force)
     rounded = round_weights(checkpoint)
-    tested = load_tested(rounded, measure)
+    judge = open_judge(rounded, measure)
     quantized = quantize_checkpoint(rounded, data.train, ExportChoices())
     with staged_directory(output, force=force) as staged:
         save_half_checkpoint(rounded, staged / "checkpoint")
@@ -94,45 +75,12 @@ def build_entry(
         write_quantized(staged / BUNDLE, rounded, quantized, float_reference=False)
         bundle = open_bundle(staged / BUNDLE)
         side = torch_side(rounded, simulation=quantized.simulate)
-        figures = _figures(rounded, bundle, tested, measure)
-        _prove(bundle, side, list(data.validation.waveforms[:LADDER_CLIPS]), figures)
+        stages = _climbed(bundle, side, list(data.validation.waveforms[:LADDER_CLIPS]))
+        judged, figures = _measured(bundle, side.offline, judge, measure)
+        _certify(bundle, [*stages, *judged.stages], judged)
         card = _card(rounded, bundle, staged, figures, commands)
         write_card(staged, card)
     return card
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestedOn:
-    """Clips and noise, loaded before the long work begins."""
-
-    clips: LabelledClips
-    split: str
-    noises: tuple[Noise, ...]
-
-
-def load_tested(checkpoint: Checkpoint, measure: Measurements) -> TestedOn:
-    """The clips and the noise of the measurements.
-
-    Raises:
-        ParityError: The task has no accuracy on clips, or the corpus has no test split and no other was named.
-    """
-    from edgeaudio.parity.corpus import clips_of_labels
-
-    if checkpoint.window_frames is None:
-        raise ParityError(f"task={checkpoint.task!r} has no accuracy on labelled clips; build a keyword checkpoint")
-    spec = checkpoint.features
-    n_samples = checkpoint.window_frames * spec.hop_length
-    noises = tuple(open_noise(each, sample_rate=spec.sample_rate, n_samples=n_samples) for each in measure.noise)
-    names_of(noises)
-    with progress_bar("loading clips") as progress:
-        clips, split = clips_of_labels(
-            checkpoint.labels, measure.folder, sample_rate=spec.sample_rate, n_samples=n_samples,
-            split=measure.split, cache=measure.cache, progress=progress,
-        )  # fmt: skip
-    if split == "all":
-        rule = "an entry is measured on clips that training has not heard"
-        raise ParityError(f"{measure.folder}: no split 'test', and {rule}; name one with --split")
-    return TestedOn(clips=clips, split=split, noises=noises)
 
 
 def with_calibration(checkpoint: Checkpoint, recipe: Recipe) -> Checkpoint:
@@ -152,33 +100,37 @@ def with_calibration(checkpoint: Checkpoint, recipe: Recipe) -> Checkpoint:
     return replace(checkpoint, recipe=recipe)
 
 
-def _figures(checkpoint: Checkpoint, bundle: Bundle, tested: TestedOn, measure: Measurements) -> dict[str, Any]:
-    program = bundle.program("numpy")
-    assert isinstance(program, NumpyProgram)
-    networks = KeywordNetworks(checkpoint=checkpoint, program=program)
-    data = measure.folder.resolve().name
-    figures = keyword_figures(networks, tested.clips, tested.noises, data=data, split=tested.split)
+def _measured(
+    bundle: Bundle, network: FloatNetwork, judge: Judge, measure: Measurements
+) -> tuple[Judged, dict[str, Any]]:
+    """What the judge found, and all figures of the card."""
+    judged = judge(bundle, network)
+    figures = dict(judged.figures)
     if measure.background is not None:
         figures["background"] = background_figures(bundle, measure.background)
     if measure.rounds:
         say("timing")
         figures["speed"] = speed_figures(bundle.path, rounds=measure.rounds)
-    return figures
+    return judged, figures
 
 
-def _prove(bundle: Bundle, side: Any, clips: list[Int16], figures: Mapping[str, Any]) -> None:
+def _climbed(bundle: Bundle, side: TorchSide, clips: list[Int16]) -> list[Stage]:
     say("climbing the parity ladder")
     stages = run_ladder(bundle, clips, torch_side=side)
-    document = {**certificate(bundle, stages), "task": _task(figures)}
-    failed = [stage.name for stage in stages if not stage.passed]
-    if failed:
-        raise ParityError(f"bundle={bundle.name!r}: stages {failed} failed; diagnose the checkpoint before it is kept")
+    _check(bundle, stages)
+    return stages
+
+
+def _certify(bundle: Bundle, stages: Sequence[Stage], judged: Judged) -> None:
+    _check(bundle, stages)
+    document = {**certificate(bundle, stages), "task": judged.task}
     write_certificate(bundle, document, render_card(bundle, document))
 
 
-def _task(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The accuracy as a certificate has it."""
-    return {name: value for name, value in figures["accuracy"].items() if name not in ("macro", "confusion")}
+def _check(bundle: Bundle, stages: Sequence[Stage]) -> None:
+    failed = [stage.name for stage in stages if not stage.passed]
+    if failed:
+        raise ParityError(f"bundle={bundle.name!r}: stages {failed} failed; diagnose the checkpoint before it is kept")
 
 
 def _card(
@@ -204,6 +156,10 @@ def _card(
 
 
 def _headline(figures: Mapping[str, Any]) -> str:
+    if "word_errors" in figures:
+        task = figures["word_errors"]
+        about = f"of {task['n_words']:,} words in {task['n']} strings ({task['data']}, split {task['split']})"
+        return f"Word error rate {task['int8']:.2%} {about}."
     task = figures["accuracy"]
     low, high = task["int8_ci95"]
     interval = f"95 % by speaker: {100 * low:.1f} to {100 * high:.1f}"

@@ -76,14 +76,35 @@ def _confusion(labels: list[str], counts: list[list[int]]) -> Iterator[str]:
     yield from table(("", *labels), rows)
 
 
+def string_lines(card: Card) -> Iterator[str]:
+    """Word error rate on joined strings, once and over sixteen hearings."""
+    once = card.get("word_errors")
+    if once is None:
+        return
+    yield "## Word errors"
+    yield ""
+    yield (
+        f"{once['n']} strings of 3 to 7 words ({once['n_words']:,} in all) joined with gaps of 50 to 300 ms, fixed "
+        f"seed, from the words of {once['data']}, split {once['split']}; speakers: {once['n_speakers']}. Word error "
+        "rate, with 95 % intervals bootstrapped over strings: they say nothing of other speakers."
+    )
+    yield ""
+    rows = [_row(name, card[key]) for name, key in (("once", "word_errors"), ("in 16 shifts and gains", "hearings"))]
+    yield from table(("heard", "strings", "float", "int8", "int8 - float, points", "same words"), rows)
+    yield ""
+    for kind in ("float", "int8"):
+        yield f"- {kind}, once: " + ", ".join(f"{count} {name}" for name, count in once[f"{kind}_errors"].items())
+
+
 def condition_lines(card: Card) -> Iterator[str]:
-    """Accuracy by signal-to-noise ratio and by gain."""
+    """Accuracy (for CTC word error rate) by signal-to-noise ratio and by gain."""
+    heard = "word error rate" if card["task"] == "ctc" else "accuracy on the clips without `_silence_`"
     if card.get("noise"):
         yield "## In noise"
         yield ""
         yield (
-            "Noise that training has not heard, mixed over each clip; clips without `_silence_`, float / int8. The "
-            "ratio is that of the mean powers over the clip."
+            f"Noise that training has not heard, mixed over each recording; {heard}, float / int8. The ratio is that "
+            "of the mean powers over the recording."
         )
         yield ""
         yield from _noise_table(card["noise"])
@@ -92,7 +113,7 @@ def condition_lines(card: Card) -> Iterator[str]:
             yield ""
         yield "## By level"
         yield ""
-        yield "The same clips louder and softer; what passes full scale is cut off, as by a microphone."
+        yield f"The same recordings louder and softer, {heard}; what passes full scale is cut off, as by a microphone."
         yield ""
         yield from table(
             ("gain, dB", *(f"{row['gain_db']:+g}" for row in card["gain"])),

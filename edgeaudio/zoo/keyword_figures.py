@@ -12,16 +12,12 @@ from edgeaudio.parity.task import LabelledClips, TaskScores, task_details
 from edgeaudio.progress import progress_bar
 from edgeaudio.sweep.hearings import Decisions, float_decisions, hear, integer_decisions
 from edgeaudio.sweep.variants import VARIANTS, Variant
-from edgeaudio.zoo.noise import Noise, in_noise, without_label
+from edgeaudio.zoo.noise import GAINS_DB, SNRS_DB, Noise, in_noise, without_label
 from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 
 if TYPE_CHECKING:
     from edgeaudio_models.checkpoint import Checkpoint
 
-GAINS_DB = (-30.0, -25.0, -20.0, -15.0, -10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0)
-"""From far away to a clipping microphone."""
-SNRS_DB = (20.0, 10.0, 5.0, 0.0, -5.0)
-"""From a quiet room to noise louder than the words."""
 SILENCE = "_silence_"
 
 
@@ -36,14 +32,13 @@ class KeywordNetworks:
 
     def decide(self, clips: LabelledClips, variants: Sequence[Variant], title: str) -> tuple[Decisions, Decisions]:
         """Label indices ``[n, variants]`` of both, float first."""
-        checkpoint = self.checkpoint
+        spec, module = self.checkpoint.features, self.checkpoint.module
         with progress_bar(title) as progress:
-            features = hear(
-                clips, variants, spec=checkpoint.features, step_frames=checkpoint.module.step_frames, progress=progress
-            )
-            return float_decisions(checkpoint.module, features, progress), integer_decisions(
-                self.program, features, progress
-            )
+            features = hear(clips, variants, spec=spec, step_frames=module.step_frames, progress=progress)
+        with progress_bar(f"{title}, float") as progress:
+            reference = float_decisions(module, features, progress)
+        with progress_bar(f"{title}, int8") as progress:
+            return reference, integer_decisions(self.program, features, progress)
 
     def truth(self, clips: LabelledClips) -> Decisions:
         """Right label index of every clip ``[n]``."""

@@ -18,6 +18,10 @@ Int16 = npt.NDArray[np.int16]
 
 NOISE_SEED = 0
 """Of the cuts of the noise."""
+GAINS_DB = (-30.0, -25.0, -20.0, -15.0, -10.0, -5.0, 0.0, 5.0, 10.0, 15.0, 20.0)
+"""Levels of a card: from far away to a clipping microphone."""
+SNRS_DB = (20.0, 10.0, 5.0, 0.0, -5.0)
+"""Signal-to-noise ratios of a card: from a quiet room to noise louder than the words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +74,14 @@ def in_noise(clips: LabelledClips, noise: Noise, snr_db: float) -> LabelledClips
     length = clips.waveforms.shape[1]
     starts = np.random.default_rng(NOISE_SEED).integers(0, len(noise.samples) - length + 1, len(clips.labels))
     mixed = [
-        _mix(clip, noise.samples[start : start + length], snr_db)
+        mix(clip, noise.samples[start : start + length], snr_db)
         for clip, start in zip(clips.waveforms, starts, strict=True)
     ]
     return replace(clips, waveforms=np.stack(mixed))
 
 
-def _mix(clip: Int16, noise: Int16, snr_db: float) -> Int16:
+def mix(clip: Int16, noise: Int16, snr_db: float) -> Int16:
+    """Clip and noise ``[n]`` at a ratio of mean powers in dB."""
     speech, cut = clip.astype(np.float64), noise.astype(np.float64)
     power = float(np.mean(cut**2))
     if not power:

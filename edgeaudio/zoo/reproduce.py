@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeaudio.zoo.building import Measurements
+    from edgeaudio.zoo.judging import Measurements
 
 VARIABLE = "EDGEAUDIO_DATA"
 
