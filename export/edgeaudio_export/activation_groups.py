@@ -17,7 +17,7 @@ from edgeaudio_export.step_graph import StepGraph
 from edgeaudio_export.ties import Ties
 from edgeaudio_runtime.quantization import QuantParams
 
-_FUSABLE = operations.WEIGHTED | {"aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor"}
+_FUSABLE = operations.WEIGHTED | operations.PAIRWISE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,11 @@ from collections.abc import Sequence
 
 FEATURES, IMAGE_FEATURES, LOGITS = "NTC", "NTF", "NTC"
 """Features as channels of a convolution over time, features as an image, and logits."""
+RESHAPES = (
+    "the integer graph can add or take an axis of size 1, or make channels of bins and channels that lie in this "
+    "order: permute(0, 2, 3, 1).flatten(2)"
+)
+"""Changes of shape that there are, for messages."""
 
 
 def state_axes(rank: int) -> str:
@@ -50,8 +55,7 @@ def reshaped(axes: str, before: Sequence[int], after: Sequence[int]) -> str | No
         after: Sizes after; the first is that of the batch.
 
     Returns:
-        None where it is more than an axis of size 1 that comes or goes, or bins and channels (in this order) that become
-        channels.
+        None where it is none of :data:`RESHAPES`.
     """
     sizes = dict(zip(axes, before, strict=True))
     merged = axes.replace("FC", "C")
@@ -59,7 +63,8 @@ def reshaped(axes: str, before: Sequence[int], after: Sequence[int]) -> str | No
     candidates += [named for i, name in enumerate(axes) if sizes[name] == 1 and (named := squeezed(axes, i))]
     candidates += [named for i in range(len(axes), 0, -1) if (named := unsqueezed(axes, i))]
     for named in candidates:
-        if len(named) == len(after) and all(_size(n, named, sizes) == s for n, s in zip(named[1:], after[1:], strict=True)):
+        expected = [_size(name, named, sizes) for name in named[1:]]
+        if expected == list(after[1:]):
             return named
     return None
 

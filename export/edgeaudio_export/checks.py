@@ -139,7 +139,7 @@ def _check_form(node: torch.fx.Node, operator: str, where: str) -> None:
         raise ExportError(
             f"softmax in {where} runs over dim={node.args[1]}, not over the labels; use the last axis of [N, T, labels]"
         )
-    if operator in ("aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor"):
+    if operator in operations.PAIRWISE:
         for operand in node.args[:2]:
             if not isinstance(operand, torch.fx.Node) or operand.op == "get_attr":
                 raise ExportError(

@@ -19,6 +19,9 @@ WEIGHTED = CONVOLUTIONS | {"aten.linear.default"}
 RELU = "aten.relu.default"
 BATCH_NORM = "aten.batch_norm.default"
 
+PAIRWISE = frozenset({"aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor"})
+"""Operations on two activations, of which one may have one frame, bin or channel for all of the other."""
+
 FREE = frozenset({"aten.mul.Tensor"})
 """Operations whose output has parameters of its own."""
 

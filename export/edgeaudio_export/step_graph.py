@@ -16,7 +16,9 @@ from edgeaudio_export import operations
 from edgeaudio_export.checks import check_mutations, check_operations, check_stream, place
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.network import States, StreamingNetwork, as_module
+from edgeaudio_export.node_axes import node_axes
 from edgeaudio_export.quiet import quiet_torch
+from edgeaudio_export.stretched import drop_stretches
 
 Features = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -63,12 +65,15 @@ def export_step(network: StreamingNetwork) -> StepGraph:
         module = program.module()
     assert isinstance(module, GraphModule)
     fold_batch_norms(module)
+    drop_stretches(module)
     check_operations(module)
     nodes = list(module.graph.nodes)
+    inputs = tuple(n.name for n in nodes if n.op == "placeholder")
+    node_axes(module, inputs)  # refuses changes of shape that have no place in the integer graph
     return StepGraph(
         module=module,
         network=network,
-        inputs=tuple(n.name for n in nodes if n.op == "placeholder"),
+        inputs=inputs,
         outputs=tuple(n.name for n in nodes[-1].all_input_nodes),
     )
 

@@ -116,7 +116,7 @@ def quant_of(tensor: Tensor) -> QuantParams:
 
 
 def _to_onnx(values: Values, tensor: Tensor, shape: tuple[int, ...]) -> Features:
-    """State ``[1, K, F, C]``, codes or float32, to the real values ``[1, C, K]`` or ``[1, C, K, F]`` of the QDQ model."""
+    """State ``[1, K, F, C]``, codes or float32, to the real ``[1, C, K]`` or ``[1, C, K, F]`` of the QDQ model."""
     real = values if tensor.quant is None else dequantize(values, tensor.quant)
     return np.ascontiguousarray(real.transpose(0, 3, 1, 2).reshape(shape))
 

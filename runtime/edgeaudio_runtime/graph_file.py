@@ -24,8 +24,8 @@ from edgeaudio_runtime.quantization import QuantParams
 FORMAT = "edgeaudio.integer_graph"
 VERSION = 3
 """The newest form this runtime reads. 1: int8 codes and float32. 2: int16 codes with the rounding of int16 kernels, and
-constants that ``dequantize`` widens, float16 among them. 3: ``concat`` and ``slice`` along frequency. A graph is written
-in the oldest form that can say it, so that older runtimes read what they run alike and refuse the rest."""
+constants that ``dequantize`` widens, float16 among them. 3: ``concat`` and ``slice`` along frequency. A graph is
+written in the oldest form that can say it, so that older runtimes read what they run alike and refuse the rest."""
 ALIGNMENT = 16
 
 _GRAPH_FIELDS = frozenset(

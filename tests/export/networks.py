@@ -1,4 +1,5 @@
-"""Small streaming networks for the tests of export: a residual keyword net and a CTC net without averaging."""
+"""Small streaming networks for the tests of export: a residual keyword net, a CTC net without averaging, a net over
+time and frequency."""
 
 from __future__ import annotations
 
@@ -100,6 +101,70 @@ class Ctc(nn.Module):
         return self.classifier(x.transpose(1, 2)), tuple(after)
 
 
+class Spectral(nn.Module):
+    """Bins as an axis: strided stem, normalization in two bands, a mean over the bins added to all of them, a gate for
+    the frames of a step, bins merged into channels, average over a window of 12 internal frames."""
+
+    step_frames = 4
+    n_features = N_FEATURES
+    n_labels = 5
+    outputs_per_step = 1
+    receptive_field_frames = 31
+    latency_frames = 0
+    state_names = ("stem", "depthwise", "average")
+    bins = 5
+    window = 12
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stem = nn.Conv2d(1, channels, (5, 4), stride=(2, 2), padding=(0, 1), bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.bands = nn.ModuleList(
+            nn.Conv2d(channels, channels, (1, 3), padding=(0, 1), groups=channels, bias=False) for _ in range(2)
+        )
+        self.band_norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+        self.depthwise = nn.Conv2d(channels, channels, (3, 3), padding=(0, 1), groups=channels, bias=False)
+        self.depthwise_norm = nn.BatchNorm2d(channels)
+        self.mean = constant_taps(nn.Conv2d(channels, channels, (1, self.bins), groups=channels, bias=False))
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+        self.pool = constant_taps(nn.Conv2d(channels, channels, (2, 1), stride=(2, 1), groups=channels, bias=False))
+        self.gate = nn.Conv2d(channels, channels, 1)
+        self.classifier = nn.Linear(self.bins * channels, self.n_labels)
+        self.average = nn.Conv1d(self.n_labels, self.n_labels, self.window, stride=2, groups=self.n_labels, bias=False)
+        nn.init.constant_(self.average.weight, 1 / self.window)
+
+    def initial_state(self, batch: int = 1) -> tuple[Tensor, ...]:
+        shapes = ((1, 3, N_FEATURES), (self.channels, 2, self.bins), (self.n_labels, self.window - 2))
+        return tuple(torch.zeros(batch, *shape) for shape in shapes)
+
+    def forward(self, features: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        stem, depthwise, average = state
+        fifo = torch.cat([stem, features.unsqueeze(1)], dim=2)
+        x, stem = torch.relu(self.norm(self.stem(fifo))), fifo[:, :, -3:]
+        low, high = (
+            norm(band(part))
+            for norm, band, part in zip(self.band_norms, self.bands, (x[..., :2], x[..., 2:]), strict=True)
+        )
+        x = torch.relu(torch.cat([low, high], dim=3))
+        fifo = torch.cat([depthwise, x], dim=2)
+        x, depthwise = torch.relu(self.depthwise_norm(self.depthwise(fifo))), fifo[:, :, -2:]
+        x = torch.relu(x + self.pointwise(self.mean(x)))
+        gate = torch.sigmoid(self.gate(self.pool(self.mean(x))))
+        x = x * gate.repeat_interleave(2, dim=2)
+        x = self.classifier(x.permute(0, 2, 3, 1).flatten(2)).transpose(1, 2)
+        fifo = torch.cat([average, x], dim=2)
+        logits = self.average(fifo).transpose(1, 2)
+        return logits, (stem, depthwise, fifo[:, :, 2 - self.window :])
+
+
+def constant_taps(layer: nn.Conv2d) -> nn.Conv2d:
+    """A depthwise convolution that averages."""
+    nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
+    layer.weight.requires_grad_(False)
+    return layer
+
+
 def speechlike(n_frames: int, seed: int) -> npt.NDArray[np.float32]:
     """Features ``[n_frames, N_FEATURES]`` with what log-mel has: slow loudness, correlated bands, stretches at the
     floor."""
@@ -115,9 +180,10 @@ def settled(network: nn.Module, seed: int = 0) -> nn.Module:
     """Seeded weights and batch norms that know their inputs, as after training."""
     torch.manual_seed(seed)
     for module in network.modules():
-        if isinstance(module, (nn.Conv1d, nn.Linear)) and module is not getattr(network, "average", None):
+        averages = [getattr(network, name, None) for name in ("average", "mean", "pool")]
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)) and module not in averages:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if isinstance(module, nn.BatchNorm1d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0.0, 0.3)
     network.train()

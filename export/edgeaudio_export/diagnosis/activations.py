@@ -23,6 +23,7 @@ from edgeaudio_export.diagnosis.layers import (
     quantized_weight,
 )
 from edgeaudio_export.diagnosis.rollout import Array, Probes, float_steps, integer_steps
+from edgeaudio_export.node_axes import node_axes
 from edgeaudio_export.step_graph import StepGraph
 from edgeaudio_runtime.graph import IntegerGraph, Tensor
 from edgeaudio_runtime.kernel import Kernel
@@ -105,9 +106,10 @@ def report_tensors(
 ) -> tuple[TensorReport, ...]:
     """Roll both networks out over ``probes [N, T, n_features]``; measure input and layers, in running order."""
     features = _Watch(FEATURES, graph.input_tensor)
-    meters = [_Meter(step, graph, layer) for layer in layers]
+    axes = node_axes(step.module, step.inputs)
+    meters = [_Meter(step, graph, layer, axes) for layer in layers]
     for real, codes in zip(float_steps(step, probes), integer_steps(graph, probes), strict=True):
-        features.observe(real[step.inputs[0]].numpy()[:, :, None, :], codes[graph.input])
+        features.observe(real[step.inputs[0]].numpy().reshape(codes[graph.input].shape), codes[graph.input])
         for meter in meters:
             meter.observe(real, codes)
     causes = {**dict.fromkeys(CAUSES, 0.0), **shares({"clipping": features.clipping, "rounding": features.rounding})}
@@ -175,8 +177,8 @@ class _Watch:
 class _Meter:
     """Accumulates one layer over the steps: its tensor, and the error it adds to true inputs."""
 
-    def __init__(self, step: StepGraph, graph: IntegerGraph, layer: Layer) -> None:
-        self.layer = layer
+    def __init__(self, step: StepGraph, graph: IntegerGraph, layer: Layer, axes: Mapping[str, str]) -> None:
+        self.layer, self._axes = layer, axes
         self.watch = _Watch(layer.name, graph.tensors[layer.tensor])
         self.local = Ratio()
         self.causes = {"weights": Ratio(), "input": Ratio(), **{c: getattr(self.watch, c) for c in CAUSES[2:]}}
@@ -187,11 +189,11 @@ class _Meter:
 
     def observe(self, real: Mapping[str, torch.Tensor], codes: Mapping[str, Array]) -> None:
         """One step of both networks."""
-        value = in_graph_layout(self.layer.value, real[self.layer.value.name])
+        value = self._laid_out(self.layer.value, real[self.layer.value.name])
         self.watch.observe(value, codes[self.layer.tensor])
         inputs = [
-            in_graph_layout(node, real[node.name]) if quant is None
-            else quantize(in_graph_layout(node, real[node.name]), quant)
+            self._laid_out(node, real[node.name]) if quant is None
+            else quantize(self._laid_out(node, real[node.name]), quant)
             for node, quant in zip(self._sources, self._quants, strict=True)
         ]  # fmt: skip
         constants = [codes[name] for name in self.layer.op.inputs[len(inputs) :]]
@@ -210,7 +212,10 @@ class _Meter:
         node = self.layer.node
         operator: Any = node.target
         made = operator(*(values[a.name] if isinstance(a, Node) else a for a in node.args), **node.kwargs)
-        return in_graph_layout(node, torch.relu(made) if self.layer.value is not node else made)
+        return self._laid_out(node, torch.relu(made) if self.layer.value is not node else made)
+
+    def _laid_out(self, node: Node, value: torch.Tensor) -> Array:
+        return in_graph_layout(self._axes[node.name], value)
 
 
 def stored_constants(step: StepGraph, graph: IntegerGraph, layer: Layer) -> dict[str, torch.Tensor]:

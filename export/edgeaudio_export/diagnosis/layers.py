@@ -88,7 +88,7 @@ def layer_name(node: Node) -> str:
 
 
 def float_weight(step: StepGraph, layer: Layer) -> Float32:
-    """Weight ``[O, C/groups, K]`` or ``[O, C]`` of a weighted layer, batch norms folded."""
+    """Weight ``[O, C/groups, K]``, ``[O, C/groups, KT, KF]`` or ``[O, C]`` of a weighted layer, batch norms folded."""
     weight: Float32 = constant(step.module, layer.node.args[1]).numpy().astype(np.float32)
     return weight
 
@@ -116,8 +116,8 @@ def quantized_weight(graph: IntegerGraph, layer: Layer, shape: tuple[int, ...]) 
     name = weight_source(graph, layer.op)
     tensor, data = graph.tensors[name], graph.constants[name]
     real = data.astype(np.float32) if tensor.quant is None else dequantize(data, tensor.quant)
-    # [O, KT, 1, C/groups] to [O, C/groups, KT]; fully connected weights stand as they are.
-    ordered = real[:, :, 0, :].transpose(0, 2, 1) if real.ndim == 4 else real
+    # [O, KT, KF, C/groups] to [O, C/groups, KT, KF]; fully connected weights stand as they are.
+    ordered = real.transpose(0, 3, 1, 2) if real.ndim == 4 else real
     return np.ascontiguousarray(ordered.reshape(shape))
 
 
@@ -127,18 +127,8 @@ def quantized_bias(graph: IntegerGraph, layer: Layer) -> Float32:
     return data.astype(np.float32) if tensor.quant is None else dequantize(data, tensor.quant)
 
 
-def channels_last(node: Node) -> bool:
-    """Whether a float value is ``[N, T, C]``, as features are, and not ``[N, C, T]``, as states are."""
-    if node.op == "placeholder":
-        return node.name == "features"
-    source = next(n for n in node.all_input_nodes if n.op != "get_attr")
-    return channels_last(source) != (str(node.target) in _TURNING)
-
-
-_TURNING = frozenset({"aten.transpose.int", "aten.permute.default"})
-
-
-def in_graph_layout(node: Node, value: torch.Tensor) -> Float32:
-    """A float value as ``[N, T, 1, C]``."""
-    array: Float32 = (value if channels_last(node) else value.transpose(1, 2)).numpy()
-    return array[:, :, None, :]
+def in_graph_layout(axes: str, value: torch.Tensor) -> Float32:
+    """A float value with axes such as "NCT" as ``[N, T, F, C]``."""
+    sizes = dict(zip(axes, value.shape, strict=True))
+    ordered: Float32 = value.permute([axes.index(name) for name in "NTFC" if name in sizes]).numpy()
+    return ordered.reshape([sizes.get(name, 1) for name in "NTFC"])

@@ -68,7 +68,7 @@ def integer_steps(graph: IntegerGraph, probes: Probes) -> Iterator[dict[str, Arr
         for s in graph.states
     }
     for begin in range(0, probes.shape[1], graph.step_frames):
-        part = probes[:, begin : begin + graph.step_frames, None, :]
+        part = probes[:, begin : begin + graph.step_frames].reshape(len(probes), *graph.input_tensor.shape[1:])
         values: dict[str, Array] = {**graph.constants, **states}
         values[graph.input] = part if quant is None else quantize(part, quant)
         for op, compute in kernels:

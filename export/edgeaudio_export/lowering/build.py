@@ -219,7 +219,9 @@ class _Builder:
     def _graph_axis(self, node: Node, axis: int) -> int:
         name = self.axes[node.output][axis]
         if name not in GRAPH_AXES:
-            raise ExportError(f"operation {node.op} {node.name!r} runs along the batch; use time, frequency or channels")
+            raise ExportError(
+                f"operation {node.op} {node.name!r} runs along the batch; use time, frequency or channels"
+            )
         return GRAPH_AXES[name]
 
     def _weighted(self, node: Node, kind: str, weight_axes: tuple[int, ...], bias: str, attrs: dict[str, Any]) -> None:

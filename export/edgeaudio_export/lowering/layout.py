@@ -9,6 +9,7 @@ from edgeaudio_export.axis_names import (
     FEATURES,
     IMAGE_FEATURES,
     LOGITS,
+    RESHAPES,
     permuted,
     reshaped,
     squeezed,
@@ -80,10 +81,7 @@ def _reshaped(graph: QdqGraph, node: Node, axes: str) -> str:
     else:
         found = _one_by_one(node.op, axes, graph.indices(node.inputs[1]))
     if found is None:
-        raise ExportError(
-            f"operation {node.op} {node.name!r} makes {list(after)} of {axes} {list(before)}; the integer graph can add "
-            "or take an axis of size 1, or join bins and channels that lie in this order: permute(0, 2, 3, 1).flatten(2)"
-        )
+        raise ExportError(f"operation {node.op} {node.name!r} makes {list(after)} of {axes} {list(before)}; {RESHAPES}")
     return found
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgeaudio_export.errors import ExportError
 from edgeaudio_runtime.quantization import QuantParams
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constant:
     """A weight, bias or index list."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from torch.fx import Node
 
 from edgeaudio_export import operations
+from edgeaudio_export.node_axes import channel_axis, joins_bins, node_axes, rank
 from edgeaudio_export.recovery.layers import Layer, layers_of
 from edgeaudio_export.step_graph import StepGraph
 from edgeaudio_export.ties import Ties
 
-_SWAPS = frozenset({"aten.transpose.int", "aten.permute.default"})
 _ALONG_AN_AXIS = frozenset({"aten.cat.default", "aten.slice.Tensor"})
 """Operations along one axis, which is their second argument; 0 where it is left out."""
 
@@ -41,38 +41,23 @@ def channel_groups(step: StepGraph) -> tuple[ChannelGroup, ...]:
     """All groups that may be rescaled, in order of execution.
 
     A group with the features, the logits, a product, a sigmoid, tanh or softmax in it, or one that is joined or cut
-    along its channels, has its scale given and is left out.
+    along its channels or makes channels of bins, has its scale given and is left out.
     """
     nodes = {n.name: n for n in step.module.graph.nodes if n.op in ("placeholder", "call_function")}
-    layers, axes = layers_of(step), channel_axes(step)
+    layers, named = layers_of(step), node_axes(step.module, step.inputs)
+    axes = channel_axes(step)
     found = []
     for members in _tied(step, nodes).values():
         group = [nodes[name] for name in members]
-        if not any(_fixes_scale(node, step, axes, layers, frozenset(members)) for node in group):
+        joined = any(joins_bins(node, named) for node in group)
+        if not joined and not any(_fixes_scale(node, step, axes, layers, frozenset(members)) for node in group):
             found.append(_group(group, layers))
     return tuple(sorted((g for g in found if g is not None), key=lambda g: list(layers).index(g.name)))
 
 
 def channel_axes(step: StepGraph) -> dict[str, int]:
-    """Axis of the channels of every activation: states are ``[N, C, K]``, features ``[N, T, F]``."""
-    axes = dict.fromkeys(step.inputs, 1) | {step.inputs[0]: 2}
-    for node in step.module.graph.nodes:
-        if node.op != "call_function" or not node.all_input_nodes:
-            continue
-        operator, source = str(node.target), node.all_input_nodes[0]
-        if operator in operations.WEIGHTED:
-            axes[node.name] = 1 if operator.startswith("aten.conv") else 2
-        elif source.name in axes:
-            axes[node.name] = 3 - axes[source.name] if _swaps(node) else axes[source.name]
-    return axes
-
-
-def _swaps(node: Node) -> bool:
-    """Whether channels and time change places; the batch always stays first."""
-    operator = str(node.target)
-    if operator == "aten.permute.default":
-        return list(node.args[1]) != [0, 1, 2]  # type: ignore[arg-type]
-    return operator in _SWAPS and node.args[1] != node.args[2]
+    """Axis of the channels of every activation."""
+    return {name: channel_axis(axes) for name, axes in node_axes(step.module, step.inputs).items()}
 
 
 def _tied(step: StepGraph, nodes: dict[str, Node]) -> dict[str, tuple[str, ...]]:
@@ -95,7 +80,7 @@ def _fixes_scale(
         return True
     if operator in _ALONG_AN_AXIS:
         along = node.args[1] if len(node.args) > 1 else 0
-        if along % 3 == axes[node.name]:  # type: ignore[operator]
+        if along % rank(node) == axes[node.name]:  # type: ignore[operator]
             return True
     readers = [user for user in node.users if user.op == "call_function" and user.name not in members]
     return any(user.name not in layers or layers[user.name].channel_axis != axes[node.name] for user in readers)

@@ -27,7 +27,7 @@ class Layer:
     node: Node
     """That node."""
     weight: Tensor
-    """``[O, I / groups, K]`` of a convolution, ``[O, I]`` of a linear operation."""
+    """``[O, I / groups, K]`` or ``[O, I / groups, KT, KF]`` of a convolution, ``[O, I]`` of a linear operation."""
     bias: Tensor
     """``[O]``; zeros where the operation has none."""
     groups: int
@@ -38,7 +38,7 @@ class Layer:
     @property
     def channel_axis(self) -> int:
         """Axis of the channels in its input and output."""
-        return 1 if self.weight.ndim == 3 else 2
+        return 2 if self.weight.ndim == 2 else 1
 
     @property
     def is_depthwise(self) -> bool:
@@ -93,7 +93,7 @@ def spread_inputs(values: Tensor, layer: Layer) -> Tensor:
     outputs, width = layer.weight.shape[:2]
     rows = values.reshape(layer.groups, 1, width).expand(layer.groups, outputs // layer.groups, width)
     spread = rows.reshape(outputs, width)
-    return spread[:, :, None] if layer.weight.ndim == 3 else spread
+    return spread.reshape(outputs, width, *[1] * (layer.weight.ndim - 2))
 
 
 def per_output(values: Tensor, weight: Tensor) -> Tensor:
@@ -113,6 +113,5 @@ def nearest(weight: Tensor, *, per_channel: bool) -> Tensor:
 
 
 def channel_rows(values: Tensor, axis: int) -> Tensor:
-    """An activation ``[N, C, T]`` (axis 1) or ``[N, T, C]`` (axis 2) as rows ``[N * T, C]``."""
-    last = values.transpose(1, 2) if axis == 1 else values
-    return last.reshape(-1, last.shape[2])
+    """An activation ``[N, C, T]``, ``[N, C, T, F]`` (axis 1) or ``[N, T, C]`` (axis 2) as rows ``[N * T * F, C]``."""
+    return values.movedim(axis, -1).reshape(-1, values.shape[axis])

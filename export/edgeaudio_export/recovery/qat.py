@@ -146,8 +146,9 @@ def _prepare(step: StepGraph, plan: QuantizationPlan) -> tuple[dict[str, tuple[n
 
 
 def _is_average(layer: Layer) -> bool:
-    """Whether every tap of a channel has one value: a mean over time, whose exactness is worth more than training."""
-    return layer.is_depthwise and bool((layer.weight == layer.weight[:, :, :1]).all())
+    """Whether every tap of a channel has one value: a mean, whose exactness is worth more than training."""
+    taps = layer.weight.reshape(len(layer.weight), -1)
+    return layer.is_depthwise and bool((taps == taps[:, :1]).all())
 
 
 def _trainable(module: GraphModule, name: str) -> nn.Parameter:

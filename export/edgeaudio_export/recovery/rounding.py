@@ -269,4 +269,5 @@ def _variance(layer: Layer, targets: list[Tensor]) -> Tensor:
 
 
 def _others(layer: Layer) -> list[int]:
-    return [axis for axis in range(3) if axis != layer.channel_axis]
+    n_axes = max(3, layer.weight.ndim)
+    return [axis for axis in range(n_axes) if axis != layer.channel_axis]
