@@ -1,7 +1,8 @@
-"""Train convolutions over time in channels-last memory: the same numbers to rounding in about half the time on CPU.
+"""Train convolutions in channels-last memory: the same numbers to rounding in about half the time on CPU.
 
-The networks are written for export, ``[N, channels, T]`` with conv1d; oneDNN is fastest on ``[N, T, channels]`` memory,
-and torch keeps that layout only for 4-D tensors. This mode swaps the three operations that would lose it.
+The networks are written for export, ``[N, channels, T]`` with conv1d or ``[N, channels, T, F]`` with conv2d; oneDNN is
+fastest with the channels last in memory, and torch keeps that layout only for 4-D tensors. This mode swaps the
+operations that would lose it. It saves about half on a network over time, a third on DS-CNN, nothing on BC-ResNet.
 """
 
 from __future__ import annotations
@@ -34,7 +35,13 @@ def _conv1d(
     return y.squeeze(2)
 
 
+def _conv2d(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return torch.conv2d(x.contiguous(memory_format=torch.channels_last), *args, **kwargs)
+
+
 def _batch_norm(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if x.ndim == 4:
+        return functional.batch_norm(x.contiguous(memory_format=torch.channels_last), *args, **kwargs)
     if x.ndim != 3:
         return functional.batch_norm(x, *args, **kwargs)
     return functional.batch_norm(x.unsqueeze(2), *args, **kwargs).squeeze(2)
@@ -48,13 +55,14 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor]] = {
     torch.conv1d: _conv1d,
+    torch.conv2d: _conv2d,
     functional.batch_norm: _batch_norm,
     torch.cat: _cat,
 }
 
 
 class ChannelsLast(TorchFunctionMode):
-    """Context in which conv1d, batch_norm and cat over time keep their tensors channels-last in memory.
+    """Context in which convolutions, batch_norm and cat over time keep their tensors channels-last in memory.
 
     Shapes, arguments and results are those of the original operations; sums may differ in the last bit.
     """

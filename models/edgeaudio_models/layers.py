@@ -103,6 +103,45 @@ class ResidualBlock(nn.Module):
         return torch.relu(x + self.pointwise(torch.relu(y))), past
 
 
+class SqueezeExcitation(nn.Module):
+    """``x * sigmoid(W2 relu(W1 mean(x)))`` with the mean over the last ``window`` frames: a gate a channel and frame.
+
+    The context of ContextNet (Han et al., arXiv:2005.03191) made causal: its mean is over a whole utterance. FIFO ->
+    depthwise conv1d of equal weights -> two 1x1 convolutions; up to 25 taps are one fast kernel.
+    """
+
+    def __init__(self, channels: int, *, bottleneck: int, window: int) -> None:
+        super().__init__()
+        self.average = WindowAverage(channels, window=window, stride=1)
+        self.state_shape = self.average.state_shape
+        self.squeeze = nn.Conv1d(channels, bottleneck, 1)
+        self.excite = nn.Conv1d(bottleneck, channels, 1)
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, channels, T]`` and the past to the same shape and the new past."""
+        mean, past = self.average(x, past)
+        return x * torch.sigmoid(self.excite(torch.relu(self.squeeze(mean)))), past
+
+
+class GatedResidualBlock(nn.Module):
+    """``relu(x + gate(pointwise(relu(depthwise(x)))))``: a :class:`ResidualBlock` whose branch is gated by its context.
+
+    Two pasts: that of the depthwise convolution and that of the gate's average.
+    """
+
+    def __init__(self, channels: int, *, kernel_size: int, bottleneck: int, window: int) -> None:
+        super().__init__()
+        self.depthwise = StreamingConv(channels, channels, kernel_size=kernel_size, groups=channels)
+        self.pointwise = PointwiseConv(channels, channels)
+        self.gate = SqueezeExcitation(channels, bottleneck=bottleneck, window=window)
+
+    def forward(self, x: Tensor, past: Tensor, gate_past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``[N, channels, T]`` and both pasts to the same shape and the new pasts."""
+        y, past = self.depthwise(x, past)
+        y, gate_past = self.gate(self.pointwise(torch.relu(y)), gate_past)
+        return torch.relu(x + y), past, gate_past
+
+
 class WindowAverage(nn.Module):
     """Mean over the last ``window`` frames, once every ``stride`` frames: the mean of each step, then that of steps.
 
