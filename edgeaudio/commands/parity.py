@@ -90,11 +90,11 @@ def run_parity(
     if hearings is not None and bundle.task != "ctc":
         raise ParityError(f"hearings={hearings} are for task='ctc'; clips of task={bundle.task!r} are heard once here")
     side = None if checkpoint is None else torch_side(load_checkpoint(checkpoint))
-    task: _StringTask | _ClipTask | None = None
+    task: StringTask | ClipTask | None = None
     if folder is not None and bundle.task == "ctc":
-        task = _StringTask(bundle, folder, split, hearings)
+        task = StringTask(bundle, folder, split, hearings)
     elif folder is not None:
-        task = _ClipTask(bundle, folder, split, cache)
+        task = ClipTask(bundle, folder, split, cache)
     probe = [] if task is None else task.probe
     stages = run_ladder(bundle, probe, torch_side=side, seed=seed, progress=lambda name: say(f"compared: {name}"))
     if task is None:
@@ -108,7 +108,7 @@ def run_parity(
     return document
 
 
-class _ClipTask:
+class ClipTask:
     """Accuracy on single clips."""
 
     def __init__(self, bundle: Bundle, folder: Path, split: str | None, cache: Path | None) -> None:
@@ -139,7 +139,7 @@ class _ClipTask:
         return scores.result(), task_details(bundle.labels, scores, data=self._data, split=self._split)
 
 
-class _StringTask:
+class StringTask:
     """Word error rate on joined strings."""
 
     def __init__(self, bundle: Bundle, folder: Path, split: str | None, hearings: int | None) -> None:
