@@ -72,6 +72,9 @@ def _missing(error: ModuleNotFoundError) -> str:
         "nanotts": "synthesis",
         "espeakng_loader": "synthesis",
         "matplotlib": "plots",
+        "tensorboard": "tensorboard",
+        "webdataset": "webdataset",
+        "datasets": "huggingface",
     }.get(name)
     remedy = f"edgeaudio[{extra}]" if extra else name
     return f"{name} is not installed; run: pip install '{remedy}'"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,10 @@ from edgeaudio.progress import progress_bar, say
 
 if TYPE_CHECKING:
     from edgeaudio_models.checkpoint import Checkpoint
-    from edgeaudio_models.training import TrainingProgress
+    from edgeaudio_models.recipe import Recipe
+    from edgeaudio_models.training import Progress, TrainingProgress
+    from edgeaudio_models.training_data import TrainingData
+    from edgeaudio_models.workers import Workers
 
 
 @click.command()
@@ -20,14 +25,34 @@ if TYPE_CHECKING:
 @click.option("--data", "folder", type=PathType, help="Folder of the corpus, for a recipe that trains on recordings.")
 @click.option("--output", type=PathType, required=True, help="Folder for the training state and the checkpoint.")
 @click.option("--epochs", type=int, help="Other number of epochs than the recipe's.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps; auto takes a GPU if any.")
+@click.option("--log-dir", type=PathType, help="Folder for TensorBoard scalars.")
 @cache_option
 @force_option
 @json_option
 def train(
-    recipe: str, folder: Path | None, output: Path, epochs: int | None, cache: Path | None, force: bool, as_json: bool
+    recipe: str,
+    folder: Path | None,
+    output: Path,
+    epochs: int | None,
+    device: str,
+    log_dir: Path | None,
+    cache: Path | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
-    """Train RECIPE (a name or a TOML file) and leave OUTPUT/checkpoint; a killed run goes on where it stopped."""
-    checkpoint = run_training(recipe, folder, output, epochs=epochs, cache=cache, force=force)
+    """Train RECIPE (a name or a TOML file) and leave OUTPUT/checkpoint; a killed run goes on where it stopped.
+
+    Several processes share every batch: torchrun --nproc-per-node 2 -m edgeaudio train RECIPE ...
+    """
+    from edgeaudio_models.workers import join_workers
+
+    with join_workers(device) as workers:
+        checkpoint = run_training(
+            recipe, folder, output, epochs=epochs, cache=cache, force=force, log_dir=log_dir, workers=workers
+        )
+    if not workers.leads:
+        return
     if as_json:
         echo_json({"checkpoint": str(output / "checkpoint"), "metrics": dict(checkpoint.metrics)})
     else:
@@ -42,30 +67,57 @@ def run_training(
     epochs: int | None = None,
     cache: Path | None = None,
     force: bool = False,
+    log_dir: Path | None = None,
+    workers: Workers | None = None,
 ) -> Checkpoint:
-    """Load the recipe and its clips, then train."""
+    """Load the recipe and its clips, then train; ``workers`` None is this process alone, on the processor."""
     from dataclasses import replace
 
-    from edgeaudio_models.corpora import default_cache_folder
     from edgeaudio_models.recipe import load_recipe
-    from edgeaudio_models.recipe_data import load_training_data
     from edgeaudio_models.training import train as train_recipe
+    from edgeaudio_models.workers import ALONE
     from edgeaudio_runtime.staging import refuse_overwrite
 
+    workers = workers or ALONE
     recipe = load_recipe(source)
     if epochs is not None:
         recipe = replace(recipe, training=replace(recipe.training, epochs=epochs))
     refuse_overwrite(output / "checkpoint", force=force)
+    with workers.leader_first():
+        data = _load(recipe, folder, cache)
+    if not workers.leads:
+        return train_recipe(recipe, data, output, force=force, workers=workers)
+    say(f"training {recipe.name}: {len(data.train)} clips, {len(data.validation)} to choose by")
+    with _reports(recipe, log_dir) as report:
+        return train_recipe(recipe, data, output, force=force, progress=report, workers=workers)
+
+
+def _load(recipe: Recipe, folder: Path | None, cache: Path | None) -> TrainingData:
+    from edgeaudio_models.corpora import default_cache_folder
+    from edgeaudio_models.recipe_data import load_training_data
+
     with progress_bar("loading clips") as progress:
-        data = load_training_data(
+        return load_training_data(
             recipe, data_folder=folder, cache_folder=cache or default_cache_folder(), progress=progress
         )
-    say(f"training {recipe.name}: {len(data.train)} clips, {len(data.validation)} to choose by")
-    with progress_bar(f"training {recipe.name}") as bar:
+
+
+@contextmanager
+def _reports(recipe: Recipe, log_dir: Path | None) -> Iterator[Progress]:
+    """A progress callable for the bar, a line an epoch, and the scalars where they are wanted."""
+    from contextlib import ExitStack
+
+    from edgeaudio_models.scalars import tensorboard_scalars
+
+    with ExitStack() as contexts:
+        bar = contexts.enter_context(progress_bar(f"training {recipe.name}"))
+        scalars = contexts.enter_context(tensorboard_scalars(log_dir)) if log_dir is not None else None
 
         def report(state: TrainingProgress) -> None:
             bar(state.step, state.steps)
+            if scalars is not None:
+                scalars(state)
             if state.score is not None:
                 say(f"epoch {state.epoch} of {state.epochs}: loss {state.loss:.3f}, validation {state.score:.4f}")
 
-        return train_recipe(recipe, data, output, force=force, progress=report)
+        yield report
