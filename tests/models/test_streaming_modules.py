@@ -1,18 +1,46 @@
 """The networks as streaming modules: geometry from an independent count, steps against the whole clip."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edgeaudio_models.architectures import build_module
-from edgeaudio_models.layers import ResidualBlock, StreamingConv, WindowAverage
+from edgeaudio_models.channels_last import ChannelsLast
+from edgeaudio_models.layers import ResidualBlock, SqueezeExcitation, StreamingConv, WindowAverage
+from edgeaudio_models.layers_2d import FrequencyMean, StreamingConv2d, SubSpectralConv, frequencies_after
 from edgeaudio_models.streaming import State, StreamingModule, run_from_reset
 from edgeaudio_models.streaming_contract import ContractError, verify_streaming_contract
 from edgeaudio_runtime.errors import SpecError
 
 KEYWORD = {"n_features": 6, "n_labels": 3, "channels": 8, "kernel_sizes": [3, 4], "window_frames": 12}
 CTC = {"n_features": 6, "n_labels": 4, "channels": 8, "kernel_sizes": [3, 2]}
+DS_CNN: dict[str, Any] = {
+    "n_features": 6,
+    "n_labels": 3,
+    "channels": 4,
+    "n_blocks": 2,
+    "stem_kernel_size": [4, 4],
+    "window_frames": 12,
+}
+BC_RESNET: dict[str, Any] = {
+    "n_features": 16,
+    "n_labels": 3,
+    "scale": 0.25,
+    "bands": 2,
+    "window_frames": 16,
+    "step_frames": 8,
+}
+EXACT_TO_ROUNDING = 1e-12
+"""Of float64 sums of a few dozen terms, relative and absolute."""
+
+
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    """Seed the weights: in these tiny networks some draws have relus that hide a frame from every output."""
+    torch.manual_seed(0)
 
 
 def test_the_keyword_network_keeps_the_contract() -> None:
@@ -30,6 +58,139 @@ def test_the_ctc_network_keeps_the_contract_with_several_outputs_a_step() -> Non
     # Stem of 5 frames, subsampling reaches 4 back at 2 frames each, blocks 2 + 1 back at 4 frames each.
     assert report.receptive_field_frames == 5 + 2 * 4 + 4 * (2 + 1)
     assert module.outputs_per_step == 2
+
+
+def test_the_gated_ctc_network_keeps_the_contract_with_several_outputs_a_step() -> None:
+    gates = {"squeeze_channels": 8, "squeeze_window": 4}
+    report = verify_streaming_contract(build_module("ctc_net", {**CTC, **gates, "step_frames": 8}))
+    # As without gates, and each of two gates reaches 3 back at 4 frames each.
+    assert report.receptive_field_frames == 5 + 2 * 4 + 4 * (2 + 1) + 4 * (3 + 3)
+    assert report.state_values == 3 * 6 + 3 * 8 + (2 + 1) * 8 + 2 * 3 * 8
+
+
+def test_a_ctc_network_without_gates_is_what_it_was() -> None:
+    plain = build_module("ctc_net", CTC)
+    assert plain.state_names == ("stem", "subsample", "block_0", "block_1")
+    assert not any("gate" in name for name in plain.state_dict())
+
+
+def test_ds_cnn_keeps_the_contract() -> None:
+    report = verify_streaming_contract(build_module("ds_cnn", DS_CNN))
+    # Stem of 4 frames; at 2 frames each: two blocks reach 2 back, the window of 6 reaches 5 back.
+    assert report.receptive_field_frames == 4 + 2 * (2 + 2 + 5)
+    # Stem 4 - 2 frames of 6 features; blocks 2 frames of 4 channels at 3 frequencies; 3 - 1 means of 3 labels.
+    assert report.state_values == 2 * 6 + 2 * (2 * 4 * 3) + 2 * 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"first_stride": [2, 2]},
+        {"stem_stride": [1, 1], "step_frames": 3},
+        {"stem_stride": [2, 1], "first_stride": [2, 2], "n_features": 9},
+        {"step_frames": 2, "n_labels": 1},
+    ],
+)
+def test_other_shapes_of_ds_cnn_keep_the_contract(changed: dict[str, Any]) -> None:
+    assert verify_streaming_contract(build_module("ds_cnn", {**DS_CNN, **changed})).chunkings >= 5
+
+
+def test_bc_resnet_keeps_the_contract() -> None:
+    module = build_module("bc_resnet", BC_RESNET)
+    report = verify_streaming_contract(module)
+    # First and last convolution of 5 frames; 2 blocks at dilation 1, 2 at 2, 4 at 4, 4 at 8, each with 3 taps.
+    assert report.receptive_field_frames == 4 + 2 * (2 * 1 + 2 * 2 + 4 * 4 + 4 * 8) + 4 + 16
+    # 16 features are 8 frequencies after the first convolution, 4 and 2 after the strided stages.
+    blocks = 2 * 2 * 2 + 3 * 2 * 4 + 4 * 4 * 8 + 5 * 4 * 16
+    assert report.state_values == 4 * 16 + blocks + 5 * 4 * 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("n_frequencies", "bands", "stride"),
+    [(20, 5, 1), (40, 5, 2), (10, 2, 1), (10, 5, 2), (9, 5, 2), (12, 3, 2), (4, 4, 1), (7, 1, 1), (3, 3, 1)],
+)
+def test_bands_convolved_one_by_one_are_those_of_the_whole_spectrum(
+    n_frequencies: int, bands: int, stride: int
+) -> None:
+    layer = SubSpectralConv(3, n_frequencies=n_frequencies, bands=bands, stride=stride).double().eval()
+    x = torch.randn(2, 3, 4, n_frequencies, dtype=torch.float64)
+    for norm in layer.batch_norms:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        norm.running_mean.normal_()
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    whole = functional.conv2d(x, layer.conv.weight, stride=(1, stride), padding=(0, 1), groups=3)
+    expected = torch.cat([norm(band) for norm, band in zip(layer.batch_norms, whole.chunk(bands, 3), strict=True)], 3)
+    torch.testing.assert_close(layer(x), expected, rtol=EXACT_TO_ROUNDING, atol=EXACT_TO_ROUNDING)
+
+
+def test_every_band_learns_statistics_of_its_own() -> None:
+    layer = SubSpectralConv(2, n_frequencies=6, bands=3).train()
+    layer(torch.randn(4, 2, 5, 6) * torch.tensor([1.0, 1.0, 10.0, 10.0, 100.0, 100.0]))
+    spreads = [float(norm.running_var.mean()) for norm in layer.batch_norms if isinstance(norm, nn.BatchNorm2d)]
+    assert spreads == sorted(spreads)
+    assert spreads[2] > 10 * spreads[0]
+
+
+def test_the_mean_over_frequency_is_the_mean() -> None:
+    x = torch.arange(24, dtype=torch.float32).reshape(1, 2, 3, 4)
+    mean = FrequencyMean(2, n_frequencies=4)(x)
+    torch.testing.assert_close(mean, x.mean(dim=3, keepdim=True))
+    assert mean[0, 1, 0].tolist() == [(12 + 13 + 14 + 15) / 4]
+
+
+def test_a_gate_is_made_of_the_mean_of_the_last_frames() -> None:
+    layer = SqueezeExcitation(3, bottleneck=2, window=4)
+    x = torch.randn(1, 3, 6)
+    gated, past = layer(x, torch.zeros(1, 3, 3))
+    assert layer.squeeze.bias is not None
+    assert layer.excite.bias is not None
+    mean = x[:, :, 2:6].mean(dim=2)
+    bottleneck = torch.relu(mean @ layer.squeeze.weight[:, :, 0].T + layer.squeeze.bias)
+    gate = torch.sigmoid(bottleneck @ layer.excite.weight[:, :, 0].T + layer.excite.bias)
+    torch.testing.assert_close(gated[:, :, -1], x[:, :, -1] * gate)
+    assert torch.equal(past, x[:, :, 3:])
+
+
+def test_a_causal_convolution_over_both_axes_is_the_padded_one() -> None:
+    layer = StreamingConv2d(3, 5, n_frequencies=7, kernel_size=(3, 3), stride=(1, 2), dilation=2).eval()
+    x = torch.randn(2, 3, 8, 7)
+    padded = functional.pad(x, (1, 1, 4, 0))
+    expected = layer.batch_norm(functional.conv2d(padded, layer.conv.weight, stride=(1, 2), dilation=(2, 1)))
+    y, past = layer(x, torch.zeros(2, 3, 4, 7))
+    torch.testing.assert_close(y, expected)
+    assert y.shape[3] == layer.n_frequencies == 4
+    assert torch.equal(past, x[:, :, 4:])
+
+
+@pytest.mark.parametrize("name", ["ds_cnn", "bc_resnet"])
+def test_training_channels_last_learns_the_same(name: str) -> None:
+    module = build_module(name, {"ds_cnn": DS_CNN, "bc_resnet": BC_RESNET}[name]).double().train()
+    features = torch.randn(3, 24, module.n_features, dtype=torch.float64)
+
+    def gradients() -> list[Tensor]:
+        loss = run_from_reset(module, features)[:, -1].square().sum()
+        return list(torch.autograd.grad(loss, list(module.parameters())))
+
+    expected = gradients()
+    with ChannelsLast():
+        found = gradients()
+    assert len(found) == len(expected) > 10
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)  # sums in another order, through many norms
+
+
+def test_frequencies_that_no_kernel_fits_are_refused() -> None:
+    assert frequencies_after(10, kernel_size=4, stride=2) == 5
+    with pytest.raises(
+        SpecError, match="n_frequencies=1, a kernel of 4 frequencies does not fit in; use more features"
+    ):
+        frequencies_after(1, kernel_size=4, stride=1)
+    with pytest.raises(
+        SpecError, match=r"kernel_size=\(2, 1\) must exceed stride=\(2, 1\) in time, or there is no past"
+    ):
+        StreamingConv2d(1, 1, n_frequencies=4, kernel_size=(2, 1), stride=(2, 1))
 
 
 @pytest.mark.parametrize(
