@@ -163,21 +163,24 @@ def _pairs(inputs: Sequence[Detail], outputs: Sequence[Detail]) -> list[tuple[De
     named = [(detail, by_key[state_key(_name(detail))]) for detail in inputs if state_key(_name(detail)) in by_key]
     if len(named) == len(inputs) - 1 and all(_alike(*pair) for pair in named):
         return named
-    return _pairs_by_shape(inputs, list(outputs))
+    return _pairs_by_shape(inputs, outputs)
 
 
-def _pairs_by_shape(inputs: Sequence[Detail], left: list[Detail]) -> list[tuple[Detail, Detail]]:
+def _pairs_by_shape(inputs: Sequence[Detail], outputs: Sequence[Detail]) -> list[tuple[Detail, Detail]]:
+    """Those of one shape and type in order; what is left over must be the features and the logits alone."""
     pairs, alone = [], []
     for detail in inputs:
-        partner = next((other for other in left if _alike(detail, other)), None)
-        if partner is None:
+        peers = [other for other in inputs if _alike(detail, other)]
+        partners = [other for other in outputs if _alike(detail, other)]
+        if not partners:
             alone.append(detail)
-        else:
-            left = [other for other in left if other is not partner]
-            pairs.append((detail, partner))
-    if len(alone) != 1:
+        elif len(peers) == len(partners):
+            pairs.append((detail, partners[peers.index(detail)]))
+    if len(alone) != 1 or len(pairs) != len(inputs) - 1:
         shapes = {_name(detail): _shape(detail) for detail in inputs}
-        raise ExportError(f"inputs {shapes}: their states cannot be told by shape; name them state_<i>_in and _out")
+        raise ExportError(
+            f"inputs {shapes}: their states cannot be told by shape; name them state_<i>_in and state_<i>_out"
+        )
     return pairs
 
 
