@@ -85,22 +85,41 @@ class SeparableBlock(nn.Module):
         return torch.relu(self.pointwise(torch.relu(y))), past
 
 
+class OwnScale(nn.Module):
+    """A depthwise convolution of weight 1: changes no value, but in int8 what comes out has a scale of its own.
+
+    An addition is exact in every engine where its inputs and output share one scale. Without this on the way past the
+    convolutions, a chain of residual blocks and what feeds it would all share the widest, and narrow activations would
+    use few of their codes (kws-12-small: 21.9 dB at the logits without, 30.1 dB with). Training skips it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight: Tensor
+        self.register_buffer("weight", torch.ones(channels, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, channels, T]``, unchanged."""
+        return x if self.training else functional.conv1d(x, self.weight, groups=x.shape[1])
+
+
 class ResidualBlock(nn.Module):
     """``relu(x + pointwise(relu(depthwise(x))))``: FIFO -> depthwise -> relu -> pointwise -> add -> relu.
 
-    Width and frame rate stay, so that both inputs and the output of every addition can share one scale: then the
-    int8 sum is exact in every engine. Every value that passes a FIFO is >= 0.
+    Width and frame rate stay, so that both inputs and the output of the addition can share one scale: then the int8
+    sum is exact in every engine. Every value that passes a FIFO is >= 0.
     """
 
     def __init__(self, channels: int, *, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
         self.depthwise = StreamingConv(channels, channels, kernel_size=kernel_size, dilation=dilation, groups=channels)
         self.pointwise = PointwiseConv(channels, channels)
+        self.skip = OwnScale(channels)
 
     def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """``[N, channels, T]`` and the past to the same shape and the new past."""
         y, past = self.depthwise(x, past)
-        return torch.relu(x + self.pointwise(torch.relu(y))), past
+        return torch.relu(self.skip(x) + self.pointwise(torch.relu(y))), past
 
 
 class SqueezeExcitation(nn.Module):
@@ -134,12 +153,13 @@ class GatedResidualBlock(nn.Module):
         self.depthwise = StreamingConv(channels, channels, kernel_size=kernel_size, groups=channels)
         self.pointwise = PointwiseConv(channels, channels)
         self.gate = SqueezeExcitation(channels, bottleneck=bottleneck, window=window)
+        self.skip = OwnScale(channels)
 
     def forward(self, x: Tensor, past: Tensor, gate_past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``[N, channels, T]`` and both pasts to the same shape and the new pasts."""
         y, past = self.depthwise(x, past)
         y, gate_past = self.gate(self.pointwise(torch.relu(y)), gate_past)
-        return torch.relu(x + y), past, gate_past
+        return torch.relu(self.skip(x) + y), past, gate_past
 
 
 class WindowAverage(nn.Module):
