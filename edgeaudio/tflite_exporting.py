@@ -214,7 +214,7 @@ def _is_background(label: str) -> bool:
 
 
 def _facts(model: TfliteModel) -> dict[str, Any]:
-    kept = [{"operation": None, "count": None, "reason": "it came as a .tflite file"}]
+    kept = [{"operation": None, "count": None, "reason": "the file format it came in"}]
     in_float = {"features": "float32"} if model.float_tensors else {}
     return {
         "method": METHOD,
