@@ -34,12 +34,14 @@ def read_speech(folder: Path, names: Sequence[str], *, sample_rate: int) -> Reco
     A manifest's test split is left alone. Where there is none, every file is taken; its speaker is what stands before
     the first hyphen of its name, as in LibriSpeech.
     """
-    clips, sources = [], []
+    clips: list[Clip] = []
+    sources: list[Source] = []
     for name in names:
         found, source = _clips(folder / name)
         clips += found
         sources += source
-    train, validation = [], []
+    train: list[Int16] = []
+    validation: list[Int16] = []
     for clip in clips:
         samples = read_audio(clip.path, sample_rate=sample_rate)[0]
         (validation if _for_validation(clip) else train).append(samples)

@@ -113,7 +113,8 @@ def other_texts(
 def _sounding_alike(word: str, phonemizer: Phonemizer) -> Iterator[str]:
     target = phonemizer.phonemes(word)
     for other, phonemes in phonemizer.lexicon.items():
-        if abs(len(phonemes) - len(target)) < LEAST_DISTANCE and distance(target, phonemes) < LEAST_DISTANCE:
+        near = len(phonemes) == len(target) and distance(target, phonemes, limit=LEAST_DISTANCE) < LEAST_DISTANCE
+        if near:
             yield other
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import math
 import sqlite3
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,7 @@ def exchange_cost(first: str, second: str) -> float:
     if first in _CONSONANTS or second in _CONSONANTS:
         return 1.0
     (open_a, back_a), (open_b, back_b) = _VOWELS.get(first, (0.5, 0.5)), _VOWELS.get(second, (0.5, 0.5))
-    return min(1.0, max(0.1, ((open_a - open_b) ** 2 + (back_a - back_b) ** 2) ** 0.5))
+    return min(1.0, max(0.1, math.hypot(open_a - open_b, back_a - back_b)))
 
 
 def _plain(phonemes: Sequence[str]) -> Phonemes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeaudio_models.augmentation import FFT_MULTIPLE, draw_integers, draw_uniform
+from edgeaudio_models.augmentation import draw_integers, draw_uniform
 
 HEARD_SECONDS = 0.28
 """The phrase should be heard at every output of this long after its end; what the detector smooths over."""
@@ -27,7 +27,7 @@ BEFORE_PROBABILITY, AFTER_PROBABILITY = 0.5, 0.4
 EQUALIZER_DB = 4.0
 """Standard deviation of the drawn frequency response of microphones, in dB at each of its points."""
 EQUALIZER_POINTS = 8
-"""Points of that response, evenly spaced on a logarithmic frequency axis from 60 Hz up."""
+"""Points of that response, evenly spaced over the bands of the features."""
 
 HEARD, NOT_HEARD, EITHER = 1, 0, -1
 """Targets of an output."""
@@ -54,33 +54,28 @@ def compose(
         rows: float32 ``[N, S]``.
         has_phrase: bool ``[N]``.
         sample_rate: Hz.
-        max_rate_change: Each piece is played up to this share slower or faster.
+        max_rate_change: Each row is played up to this share slower or faster, pitch included.
         generator: Source of every draw.
     """
     n_rows, n_samples = rows.shape
-    others = torch.nonzero(~has_phrase)[:, 0]
-    result, ends, lengths = (
-        rows.new_zeros(rows.shape),
-        torch.zeros(n_rows, dtype=torch.int64),
-        torch.zeros(n_rows, dtype=torch.int64),
-    )
     factors = (1.0 + draw_uniform(n_rows, -max_rate_change, max_rate_change, generator)).tolist()
-    for i, factor in enumerate(factors):
-        if not has_phrase[i]:
-            result[i] = _fitted(_played(rows[i], factor), n_samples, generator)
+    places = torch.rand(n_rows, generator=generator).tolist()
+    last = n_samples - round(LEAST_AFTER_SECONDS * sample_rate)
+    leads = (rows != 0).to(torch.int8).argmax(dim=1).tolist()
+    others = torch.nonzero(~has_phrase)[:, 0].tolist()
+    heard, ends, lengths = torch.zeros_like(rows), [0] * n_rows, [0] * n_rows
+    for i, spoken in enumerate(has_phrase.tolist()):
+        if not spoken:
+            _fill(heard[i], _played(rows[i], factors[i]), places[i])
             continue
-        phrase = _played(_without_lead(rows[i]), factor)[-n_samples + round(LEAST_AFTER_SECONDS * sample_rate) :]
-        last = n_samples - round(LEAST_AFTER_SECONDS * sample_rate)
-        end = int(draw_integers(1, len(phrase), max(len(phrase), last), generator))
-        result[i, end - len(phrase) : end] = phrase
-        _surround(result[i], end - len(phrase), end, rows[others], sample_rate, generator)
-        ends[i], lengths[i] = end, len(phrase)
-    return Streams(waveforms=result, ends=ends, lengths=lengths)
-
-
-def _without_lead(row: Tensor) -> Tensor:
-    sounding = torch.nonzero(row)
-    return row[int(sounding[0]) :] if len(sounding) else row
+        phrase = _played(rows[i, leads[i] :], factors[i])[-last:]
+        lengths[i] = len(phrase)
+        ends[i] = len(phrase) + round(places[i] * (last - len(phrase)))
+        heard[i, ends[i] - lengths[i] : ends[i]] = phrase
+        if others:
+            chosen = [others[k] for k in draw_integers(2, 0, len(others) - 1, generator).tolist()]
+            _surround(heard[i], ends[i] - lengths[i], ends[i], rows[chosen], sample_rate, generator)
+    return Streams(waveforms=heard, ends=torch.tensor(ends), lengths=torch.tensor(lengths))
 
 
 def _played(piece: Tensor, factor: float) -> Tensor:
@@ -88,28 +83,28 @@ def _played(piece: Tensor, factor: float) -> Tensor:
     return functional.interpolate(piece[None, None], size=length, mode="linear")[0, 0]
 
 
-def _fitted(piece: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
-    """A cut of a long piece; a short one behind a part of itself."""
-    if len(piece) < n_samples:
-        piece = torch.cat([piece[: n_samples - len(piece)], piece])
-    start = int(draw_integers(1, 0, len(piece) - n_samples, generator))
-    return piece[start : start + n_samples]
+def _fill(target: Tensor, piece: Tensor, place: float) -> None:
+    """A cut of a long piece, ``place`` of the way; a short one once and then again from its beginning."""
+    n_samples = len(target)
+    if len(piece) >= n_samples:
+        start = round(place * (len(piece) - n_samples))
+        target[:] = piece[start : start + n_samples]
+    else:
+        target[: len(piece)] = piece
+        target[len(piece) :] = piece[: n_samples - len(piece)]
 
 
 def _surround(
     stream: Tensor, start: int, end: int, others: Tensor, sample_rate: int, generator: torch.Generator
 ) -> None:
-    """Write other speech before and after the phrase into ``stream``."""
+    """Write the end of ``others[0]`` before and the beginning of ``others[1]`` after the phrase, or not."""
     coins = torch.rand(2, generator=generator).tolist()
     gaps = draw_integers(2, 0, round(MAX_GAP_SECONDS * sample_rate), generator).tolist()
-    if not len(others):
-        return
-    first, second = others[draw_integers(2, 0, len(others) - 1, generator)]
     before, after = start - gaps[0], end + gaps[1]
     if coins[0] < BEFORE_PROBABILITY and before > 0:
-        stream[:before] = first[len(first) - before :]
+        stream[:before] = others[0, others.shape[1] - before :]
     if coins[1] < AFTER_PROBABILITY and after < len(stream):
-        stream[after:] = second[: len(stream) - after]
+        stream[after:] = others[1, : len(stream) - after]
 
 
 def targets(streams: Streams, *, n_outputs: int, samples_per_output: int, sample_rate: int) -> Tensor:
@@ -123,18 +118,18 @@ def targets(streams: Streams, *, n_outputs: int, samples_per_output: int, sample
     return torch.where(ends > 0, result, NOT_HEARD)
 
 
-def through_microphones(waveforms: Tensor, *, sample_rate: int, generator: torch.Generator) -> Tensor:
-    """Filter each row ``[N, S]`` by a smooth frequency response of its own; its power stays as it was."""
-    n_rows, n_samples = waveforms.shape
-    length = -(-n_samples // FFT_MULTIPLE) * FFT_MULTIPLE
-    frequencies = torch.fft.rfftfreq(length, 1.0 / sample_rate).clamp_min(60.0)
-    octaves = torch.log2(frequencies / 60.0)
-    position = octaves / octaves[-1] * (EQUALIZER_POINTS - 1)
-    left = position.floor().clamp_max(EQUALIZER_POINTS - 2).to(torch.int64)
-    points = torch.randn(n_rows, EQUALIZER_POINTS, generator=generator) * EQUALIZER_DB
-    share = (position - left)[None, :]
-    gains_db = points[:, left] * (1.0 - share) + points[:, left + 1] * share
-    spectrum = torch.fft.rfft(waveforms, n=length) * torch.pow(10.0, gains_db / 20.0)
-    filtered: Tensor = torch.fft.irfft(spectrum, n=length)[:, :n_samples]
-    power = torch.linalg.vector_norm(waveforms, dim=1, keepdim=True)
-    return filtered * (power / torch.linalg.vector_norm(filtered, dim=1, keepdim=True).clamp_min(1e-6))
+def through_microphones(features: Tensor, *, db_in_features: float, generator: torch.Generator) -> Tensor:
+    """Add to each example's log-mel frames ``[N, T, F]`` a smooth frequency response of its own.
+
+    A filter multiplies the spectrum, so its gain adds to the logarithm in every band; at the floor under the logarithm
+    that is not so, and values at an example's lowest one stay.
+
+    Args:
+        features: Logarithmic features.
+        db_in_features: What one dB is in their units.
+        generator: Source of the responses.
+    """
+    points = torch.randn(len(features), 1, EQUALIZER_POINTS, generator=generator) * EQUALIZER_DB
+    response = functional.interpolate(points, size=features.shape[2], mode="linear", align_corners=True)
+    lowest = features.amin(dim=(1, 2), keepdim=True)
+    return torch.where(features > lowest, torch.maximum(features + response * db_in_features, lowest), features)

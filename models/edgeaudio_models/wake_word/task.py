@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgeaudio_models.augmentation import mask_features
+from edgeaudio_models.channels_last import ChannelsLast
 from edgeaudio_models.evaluation import BATCH_SIZE
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.streaming import StreamingModule, run_from_reset
@@ -16,6 +20,8 @@ from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.training_tasks import TrainingTask
 from edgeaudio_models.wake_word.streams import HEARD, NOT_HEARD, Streams, compose, targets, through_microphones
 from edgeaudio_models.waveform_batches import add_surroundings
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.features import MelSpec
 
 PHRASE_INDEX = 1
 """Label of the phrase; label 0 is everything else."""
@@ -33,6 +39,7 @@ class WakeWordTask(TrainingTask):
     def __init__(self, recipe: Recipe, data: TrainingData, front_end: TorchFrontEnd) -> None:
         super().__init__(recipe, data, front_end)
         data.check_labels(2)
+        self.db_in_features = decibel(front_end.spec)
         generator = torch.Generator().manual_seed(recipe.training.seed)
         self.validation_features, self.validation_has_phrase = self._validation(data.validation, generator)
 
@@ -40,8 +47,10 @@ class WakeWordTask(TrainingTask):
         """See :meth:`TrainingTask.loss`."""
         rows = self.waveforms[chosen].to(torch.float32) / 32768.0
         streams = self._streams(rows, self.label_indices[chosen] == PHRASE_INDEX, generator)
-        heard = self._surrounded(streams.waveforms, generator)
-        logits = self._logits(module, heard, generator)
+        features = mask_features(self._heard(streams, generator), self.recipe.augmentation, generator=generator)
+        layout: AbstractContextManager[Any] = ChannelsLast()
+        with layout:
+            logits = run_from_reset(module, features)
         wanted = self._targets(streams, logits.shape[1])
         return stream_loss(logits, wanted, label_smoothing=self.recipe.training.label_smoothing)
 
@@ -64,7 +73,7 @@ class WakeWordTask(TrainingTask):
         for part in torch.split(torch.randperm(len(examples), generator=generator), BATCH_SIZE):
             rows = torch.from_numpy(examples.waveforms[part.numpy()]).to(torch.float32) / 32768.0
             streams = self._streams(rows, has_phrase[part], generator)
-            features.append((part, self.front_end(self._surrounded(streams.waveforms, generator))))
+            features.append((part, self._heard(streams, generator)))
         order = torch.cat([part for part, _ in features])
         return torch.cat([feature for _, feature in features]), has_phrase[order]
 
@@ -77,20 +86,34 @@ class WakeWordTask(TrainingTask):
             generator=generator,
         )
 
-    def _surrounded(self, waveforms: Tensor, generator: torch.Generator) -> Tensor:
-        coloured = through_microphones(waveforms, sample_rate=self.sample_rate, generator=generator)
-        return add_surroundings(
-            coloured,
+    def _heard(self, streams: Streams, generator: torch.Generator) -> Tensor:
+        """Features of streams in rooms and noise, through a microphone each."""
+        surrounded = add_surroundings(
+            streams.waveforms,
             self.recipe.augmentation,
             bed=self.bed,
             generator=generator,
             sample_rate=self.sample_rate,
             rooms=self.rooms,
         )
+        features = self.front_end(surrounded)
+        return through_microphones(features, db_in_features=self.db_in_features, generator=generator)
 
     def _targets(self, streams: Streams, n_outputs: int) -> Tensor:
         samples = self.front_end.multiple_of * self.front_end.spec.hop_length
         return targets(streams, n_outputs=n_outputs, samples_per_output=samples, sample_rate=self.sample_rate)
+
+
+def decibel(spec: MelSpec) -> float:
+    """What a gain of one dB adds to a feature.
+
+    Raises:
+        SpecError: The features are no logarithms of mel bands.
+    """
+    units = {"ln": math.log(10.0) / 10.0, "log10": 0.1, "10log10": 1.0}
+    if spec.log not in units or spec.n_dct:
+        raise SpecError(f"features have log={spec.log!r} and n_dct={spec.n_dct}; wake words take logarithmic mel bands")
+    return units[spec.log] * spec.affine_scale
 
 
 def stream_loss(logits: Tensor, wanted: Tensor, *, label_smoothing: float) -> Tensor:

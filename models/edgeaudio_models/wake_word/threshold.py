@@ -1,0 +1,73 @@
+"""Choose the threshold of a wake word on speech it did not learn from: held-out voices and speakers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeaudio_models.checkpoint import Checkpoint
+from edgeaudio_models.torch_front_end import TorchFrontEnd
+from edgeaudio_models.training_data import TrainingData
+from edgeaudio_models.wake_word.background import joined
+from edgeaudio_models.wake_word.corpus import GAP_SECONDS, WakeWordCorpus
+from edgeaudio_models.wake_word.mining import find_places
+from edgeaudio_models.wake_word.task import WakeWordTask, stream_scores
+
+GRID = (*(round(0.5 + 0.025 * i, 3) for i in range(19)), 0.96, 0.97, 0.98)
+"""Thresholds to choose from; a label fires only where it is the likelier one, so none is below a half."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Threshold:
+    """A threshold and what it rests on."""
+
+    value: float
+    """Smoothed probability from which the phrase counts as heard."""
+    miss_rate: float
+    """Share of held-out phrases, in noise and rooms, below it."""
+    false_accepts: int
+    """Places in the held-out stream at or above it."""
+    hours: float
+    """Length of that stream."""
+    highest_false_score: float
+    """Highest score in that stream, 0 where nothing reached ``mining.LEAST_SCORE``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """One line."""
+        return (
+            f"threshold {self.value:g}: misses {self.miss_rate:.1%} of the held-out phrases, "
+            f"{self.false_accepts} false accepts in {self.hours:.2f} hours of held-out speech"
+        )
+
+
+def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWordCorpus) -> Threshold:
+    """The lowest threshold without a false accept on held-out speech, or the highest of the grid.
+
+    The phrases are the validation clips as training judges them: other voices, in noise and in rooms. The stream is the
+    synthesized speech of those voices (near words among it) and the recorded speakers that were set aside.
+    """
+    module, rate = checkpoint.module, checkpoint.features.sample_rate
+    front_end = TorchFrontEnd(checkpoint.features, multiple_of=module.step_frames)
+    task = WakeWordTask(checkpoint.recipe, data, front_end)
+    phrases = stream_scores(module, task.validation_features[task.validation_has_phrase]).numpy()
+    speech = joined(corpus.speech.validation, gap_seconds=GAP_SECONDS, sample_rate=rate, seed=0)
+    stream = np.concatenate([corpus.negatives.validation, speech])
+    with torch.no_grad():
+        false = np.array([place.score for place in find_places(module, front_end, stream)])
+    highest = float(false.max()) if len(false) else 0.0
+    free = [value for value in GRID if value > highest]
+    value = free[0] if free else GRID[-1]
+    return Threshold(
+        value=value,
+        miss_rate=float((phrases < value).mean()),
+        false_accepts=int((false >= value).sum()),
+        hours=len(stream) / rate / 3600,
+        highest_false_score=highest,
+    )

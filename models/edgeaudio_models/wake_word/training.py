@@ -1,0 +1,188 @@
+"""Train a wake word: once, then again with what the first network wrongly heard; then choose its threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeaudio_models.audio_files import Int16
+from edgeaudio_models.checkpoint import Checkpoint, save_checkpoint
+from edgeaudio_models.recipe import Recipe
+from edgeaudio_models.torch_front_end import TorchFrontEnd
+from edgeaudio_models.training import CHECKPOINT_FOLDER, Progress, train
+from edgeaudio_models.training_data import Examples, TrainingData
+from edgeaudio_models.wake_word.corpus import WakeWordCorpus, longest_seconds, row_samples, rows_of
+from edgeaudio_models.wake_word.mining import find_places, windows_at
+from edgeaudio_models.wake_word.negatives import other_texts
+from edgeaudio_models.wake_word.threshold import Threshold, choose_threshold
+from edgeaudio_runtime.staging import refuse_overwrite
+
+KERNEL_SECONDS = 1.0
+"""Longest phrase that the kernels of the recipe are meant for; longer ones get longer kernels."""
+MINED_REPEATS = 2
+"""How often a mined window counts beside the others without the phrase."""
+REPLAYED = (1.0, 0.88, 1.14)
+"""Rates at which the stream is searched: other voices in the same recordings."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WakeWordRun:
+    """What a training ends with."""
+
+    checkpoint: Checkpoint
+    """The network with its threshold, as written."""
+    threshold: Threshold
+    """How the threshold was chosen."""
+
+
+def with_phrase(recipe: Recipe, phrase: str) -> Recipe:
+    """The recipe for ``phrase``: named after it, with the phrase as its second label."""
+    text = " ".join(phrase.lower().split())
+    labels = (recipe.corpus.labels[0], text)
+    weights = {label: factor for label, factor in recipe.training.label_weights.items() if label in labels}
+    return replace(
+        recipe,
+        name=f"wake-word-{'-'.join(text.split())}",
+        corpus=replace(recipe.corpus, labels=labels),
+        training=replace(recipe.training, label_weights=weights),
+        wake_word=replace(recipe.wake_word, phrase=text),
+    )
+
+
+def fitted_to(recipe: Recipe, corpus: WakeWordCorpus) -> Recipe:
+    """The recipe with the length of its rows written down, and kernels long enough for the longest phrase."""
+    rate = corpus.speakers.sample_rate
+    longest = longest_seconds(corpus.positives, rate)
+    parameters = dict(recipe.model.parameters)
+    if "kernel_sizes" in parameters and longest > KERNEL_SECONDS:
+        factor = longest / KERNEL_SECONDS
+        parameters["kernel_sizes"] = [round(size * factor) for size in parameters["kernel_sizes"]]
+    seconds = row_samples(recipe, corpus.positives) / rate
+    return replace(
+        recipe,
+        model=replace(recipe.model, parameters=parameters),
+        wake_word=replace(recipe.wake_word, clip_seconds=seconds),
+    )
+
+
+def train_wake_word(
+    recipe: Recipe,
+    corpus: WakeWordCorpus,
+    output_dir: Path,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    say: Say = lambda line: None,
+) -> WakeWordRun:
+    """Train, mine, train on, choose the threshold; leave ``output_dir/checkpoint``.
+
+    Args:
+        recipe: With its phrase, see :func:`with_phrase`.
+        corpus: From ``corpus.gather`` of the same recipe.
+        output_dir: Keeps the states of both trainings, ``first`` and ``second``: a killed run goes on.
+        force: Replace an existing checkpoint.
+        progress: See ``training.train``.
+        say: Told in a line what begins.
+
+    Raises:
+        OutputError: ``output_dir`` holds a finished checkpoint and ``force`` is false.
+    """
+    refuse_overwrite(output_dir / CHECKPOINT_FOLDER, force=force)
+    recipe = fitted_to(recipe, corpus)
+    data = rows_of(recipe, corpus)
+    _say_what(data, say)
+    checkpoint = train(recipe, data, output_dir / "first", force=True, progress=progress)
+    if recipe.wake_word.mined and recipe.wake_word.mining_epochs:
+        streams = mining_streams(recipe, corpus)
+        windows, hours = mine(checkpoint, streams, n_windows=recipe.wake_word.mined)
+        say(f"mined {len(windows)} windows out of {hours:.1f} hours without the phrase")
+        if len(windows):
+            further = replace(
+                recipe,
+                training=replace(
+                    recipe.training,
+                    epochs=recipe.wake_word.mining_epochs,
+                    learning_rate=recipe.training.learning_rate / 3.0,
+                    warmup=0.1,
+                ),
+            )
+            more = with_windows(data, windows)
+            start = checkpoint.module
+            second = train(further, more, output_dir / "second", force=True, progress=progress, start=start)
+            checkpoint = replace(second, provenance={**second.provenance, "mined": _mined(windows, hours)})
+    threshold = choose_threshold(checkpoint, data, corpus)
+    say(threshold.summary())
+    checkpoint = _with_threshold(checkpoint, recipe, threshold)
+    save_checkpoint(checkpoint, output_dir / CHECKPOINT_FOLDER, force=force)
+    return WakeWordRun(checkpoint=checkpoint, threshold=threshold)
+
+
+def _say_what(data: TrainingData, say: Say) -> None:
+    n_phrases = int(data.train.label_indices.sum())
+    seconds = data.train.waveforms.shape[1] / 16_000
+    say(f"{n_phrases} phrases and {len(data.train) - n_phrases} other streams of {seconds:.2f} s to learn from")
+
+
+def _mined(windows: Int16, hours: float) -> dict[str, Any]:
+    return {"windows": len(windows), "hours_searched": hours}
+
+
+def mining_streams(recipe: Recipe, corpus: WakeWordCorpus) -> tuple[Int16, ...]:
+    """Long streams without the phrase: words said anew, and the recorded speech and noise to learn from."""
+    settings, voices = recipe.wake_word, corpus.speakers
+    generator = np.random.default_rng([recipe.training.seed, 9])
+    texts = other_texts(corpus.phrase, corpus.phonemizer, n_texts=settings.mining_clips, generator=generator)
+    said = voices.say("mining", texts, settings.mining_clips)
+    gap = np.zeros(voices.sample_rate // 5, np.int16)
+    spoken = [part for clip in (*said.train, *corpus.speech.train) for part in (clip, gap)]
+    streams = [np.concatenate(spoken), corpus.negatives.train]
+    return tuple(streams if corpus.noise is None else [*streams, corpus.noise])
+
+
+def mine(checkpoint: Checkpoint, streams: Sequence[Int16], *, n_windows: int) -> tuple[Int16, float]:
+    """Windows with the highest scores over ``streams``, each replayed at ``REPLAYED`` rates; and the hours searched."""
+    module = checkpoint.module
+    front_end = TorchFrontEnd(checkpoint.features, multiple_of=module.step_frames)
+    rate = checkpoint.features.sample_rate
+    n_samples = round(checkpoint.recipe.wake_word.clip_seconds * rate)
+    found, searched = [], 0
+    for stream in (_replayed(stream, factor) for stream in streams for factor in REPLAYED):
+        places = find_places(module, front_end, stream)[:n_windows]
+        windows = windows_at(stream, places, n_samples=n_samples, sample_rate=rate)
+        found += [(place.score, window) for place, window in zip(places, windows, strict=True)]
+        searched += len(stream)
+    found.sort(key=lambda each: -each[0])
+    rows = [window for _, window in found[:n_windows]]
+    return np.stack(rows) if rows else np.zeros((0, n_samples), np.int16), searched / rate / 3600
+
+
+def _replayed(stream: Int16, factor: float) -> Int16:
+    if factor == 1.0:
+        return stream
+    places = np.arange(round(len(stream) * factor)) / factor
+    return np.rint(np.interp(places, np.arange(len(stream)), stream)).astype(np.int16)
+
+
+def with_windows(data: TrainingData, windows: Int16) -> TrainingData:
+    """The data with ``windows`` as further rows without the phrase, each ``MINED_REPEATS`` times."""
+    more = np.repeat(windows, MINED_REPEATS, axis=0)
+    train_part = Examples(
+        waveforms=np.concatenate([data.train.waveforms, more]),
+        label_indices=np.concatenate([data.train.label_indices, np.zeros(len(more), np.int64)]),
+    )
+    return replace(data, train=train_part)
+
+
+def _with_threshold(checkpoint: Checkpoint, recipe: Recipe, threshold: Threshold) -> Checkpoint:
+    detector = {**recipe.detector, "threshold": threshold.value}
+    return replace(
+        checkpoint,
+        recipe=replace(recipe, detector=detector),
+        metrics={**checkpoint.metrics, "threshold": threshold.to_dict()},
+    )
