@@ -1,12 +1,9 @@
 """Training as a whole on tones: it learns, it repeats, and a killed run ends as if it had not been killed."""
 
-import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,79 +11,17 @@ from edgeaudio_models.architectures import build_module
 from edgeaudio_models.checkpoint import Checkpoint, load_checkpoint
 from edgeaudio_models.ctc import greedy_decode
 from edgeaudio_models.losses import ctc_loss
-from edgeaudio_models.recipe import Recipe, parse_recipe
+from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.schedule import learning_rate
 from edgeaudio_models.streaming import run_from_reset
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import TrainingProgress, train
-from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.training_state import TrainingError
 from edgeaudio_models.waveform_batches import join_strings, voiced_spans
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.presets import PRESETS
 from edgeaudio_runtime.staging import OutputError
-
-SAMPLES = 3200
-PITCHES = (400.0, 900.0, 2000.0)
-
-KEYWORD = parse_recipe("""
-name = "tones"
-[corpus]
-kind = "recordings"
-labels = ["_silence_", "low", "middle"]
-[model]
-architecture = "ds_tc_resnet"
-parameters = { channels = 8, kernel_sizes = [3], window_frames = 20 }
-[training]
-epochs = 3
-batch_size = 8
-learning_rate = 0.02
-ema_decay = 0.5
-[augmentation]
-max_shift = 50
-n_time_masks = 0
-""")
-CTC = parse_recipe("""
-name = "tone-strings"
-[corpus]
-kind = "recordings"
-labels = ["<blank>", "low", "middle", "high"]
-[model]
-architecture = "ctc_net"
-parameters = { channels = 32, kernel_sizes = [3, 3] }
-[training]
-epochs = 1
-batch_size = 8
-[context]
-max_words = 3
-max_gap_seconds = 0.1
-""")
-
-
-def tones(n: int, labels: tuple[int, ...], *, seed: int) -> Examples:
-    """Clips of tones, the pitch by the position of the label in ``labels``; every label in turn."""
-    random = np.random.default_rng(seed)
-    time = np.arange(SAMPLES) / 16000
-    envelope = np.exp(-(((time - 0.1) / 0.04) ** 2))
-    chosen = [position for position, _ in zip(itertools.cycle(range(len(labels))), range(n), strict=False)]
-    rows = [9000 * envelope * np.sin(2 * np.pi * PITCHES[k] * random.uniform(0.95, 1.05) * time) for k in chosen]
-    return Examples(
-        waveforms=(np.stack(rows) + random.normal(0, 20, (n, SAMPLES))).astype(np.int16),
-        label_indices=np.array([labels[k] for k in chosen]),
-    )
-
-
-DATA = TrainingData(
-    train=tones(24, (0, 1, 2), seed=1),
-    validation=tones(12, (0, 1, 2), seed=2),
-    provenance={"sources": ["tones"]},
-)
-WORDS = TrainingData(train=tones(16, (1, 2, 3), seed=1), validation=tones(6, (1, 2, 3), seed=2))
-
-
-def same_weights(one: Checkpoint, other: Checkpoint) -> bool:
-    pairs = zip(one.module.state_dict().items(), other.module.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+from tests.training_on_tones import CTC, DATA, KEYWORD, WORDS, Killed, kill_at, same_weights, tones
 
 
 @pytest.fixture(scope="module")
@@ -117,18 +52,6 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others(uninterrupted:
     assert same_weights(train(KEYWORD, DATA, tmp_path / "same"), uninterrupted)
     other = replace(KEYWORD, training=replace(KEYWORD.training, seed=1))
     assert not same_weights(train(other, DATA, tmp_path / "other"), uninterrupted)
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def kill_at(step: int) -> Callable[[TrainingProgress], None]:
-    def progress(now: TrainingProgress) -> None:
-        if now.step == step:
-            raise Killed
-
-    return progress
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 9])
