@@ -11,6 +11,7 @@ import click
 
 from edgeaudio.commands.options import PathType, cache_option, echo_json, force_option, json_option
 from edgeaudio.progress import progress_bar, say
+from edgeaudio.wake_word_training import phrase_recipe, run_wake_word
 
 if TYPE_CHECKING:
     from edgeaudio_models.checkpoint import Checkpoint
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 @click.argument("recipe")
 @click.option("--data", "folder", type=PathType, help="Folder of the corpus, for a recipe that trains on recordings.")
 @click.option("--output", type=PathType, required=True, help="Folder for the training state and the checkpoint.")
+@click.option("--phrase", help="What to listen for, for the recipe wake-word.")
+@click.option(
+    "--background", "folder", type=PathType, help="Speech and noise without the phrase, for wake-word; same as --data."
+)
 @click.option("--epochs", type=int, help="Other number of epochs than the recipe's.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps; auto takes a GPU if any.")
 @click.option("--log-dir", type=PathType, help="Folder for TensorBoard scalars.")
@@ -34,6 +39,7 @@ def train(
     recipe: str,
     folder: Path | None,
     output: Path,
+    phrase: str | None,
     epochs: int | None,
     device: str,
     log_dir: Path | None,
@@ -49,7 +55,15 @@ def train(
 
     with join_workers(device) as workers:
         checkpoint = run_training(
-            recipe, folder, output, epochs=epochs, cache=cache, force=force, log_dir=log_dir, workers=workers
+            recipe,
+            folder,
+            output,
+            phrase=phrase,
+            epochs=epochs,
+            cache=cache,
+            force=force,
+            log_dir=log_dir,
+            workers=workers,
         )
     if not workers.leads:
         return
@@ -64,6 +78,7 @@ def run_training(
     folder: Path | None,
     output: Path,
     *,
+    phrase: str | None = None,
     epochs: int | None = None,
     cache: Path | None = None,
     force: bool = False,
@@ -79,10 +94,13 @@ def run_training(
     from edgeaudio_runtime.staging import refuse_overwrite
 
     workers = workers or ALONE
-    recipe = load_recipe(source)
+    recipe = phrase_recipe(load_recipe(source), phrase)
     if epochs is not None:
         recipe = replace(recipe, training=replace(recipe.training, epochs=epochs))
     refuse_overwrite(output / "checkpoint", force=force)
+    if recipe.corpus.kind == "wake_word":
+        with _reports(recipe, log_dir) as report:
+            return run_wake_word(recipe, folder, output, cache=cache, force=force, progress=report)
     with workers.leader_first():
         data = _load(recipe, folder, cache)
     if not workers.leads:
