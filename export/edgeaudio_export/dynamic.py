@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.registry import IntegerOpsRegistry
 
 from edgeaudio_export.onnxruntime_path import ADVICE
 from edgeaudio_export.quiet import quiet_root
 
 
+OPERATIONS = tuple(IntegerOpsRegistry)
+"""Operations that ONNX Runtime knows to quantize at run time."""
+
+
 def quantize_dynamically(
-    model: onnx.ModelProto, *, per_channel: bool = True, reduce_range: bool = False
+    model: onnx.ModelProto, *, per_channel: bool = True, reduce_range: bool = False, leave: Sequence[str] = ()
 ) -> onnx.ModelProto:
     """Give every Conv, constant MatMul and LSTM of a float model int8 weights.
 
     Args:
         model: Float model; it is left as it was.
         per_channel: One weight scale for each output channel of a MatMul or LSTM; ONNX Runtime gives a Conv one alone.
+        leave: Operations, such as "Conv", that stay float.
         reduce_range: Weights of 7 bits; see :class:`edgeaudio_export.quantization_recipe.QuantizationRecipe`.
 
     Returns:
@@ -39,6 +46,7 @@ def quantize_dynamically(
             per_channel=per_channel,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
+            op_types_to_quantize=[kind for kind in OPERATIONS if kind not in leave],
             extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
         )
         return onnx.load(str(path))

@@ -14,9 +14,12 @@ from edgeaudio_export.step_graph import Features
 
 
 class OnnxRunner:
-    """A step model with explicit states, without graph optimizations, on one thread."""
+    """A step model with explicit states, without graph optimizations, on one thread.
 
-    def __init__(self, model: onnx.ModelProto, network: SteppedNetwork) -> None:
+    With ``whole`` a stream goes through in one call.
+    """
+
+    def __init__(self, model: onnx.ModelProto, network: SteppedNetwork, *, whole: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
@@ -24,7 +27,7 @@ class OnnxRunner:
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        self._network = network
+        self._network, self._whole = network, whole
         self.inputs = [i.name for i in self._session.get_inputs()]
         self.outputs = [o.name for o in self._session.get_outputs()]
 
@@ -38,7 +41,7 @@ class OnnxRunner:
     def steps(self, features: Features) -> Iterator[dict[str, Any]]:
         """Every input and output of every step of one stream ``[T, n_features]`` from reset, by name."""
         states = self.initial_states()
-        for part in split_steps(features, self._network.step_frames):
+        for part in [features] if self._whole else split_steps(features, self._network.step_frames):
             results = self.step(part, states)
             yield dict(zip((*self.inputs, *self.outputs), (part[None], *states, *results), strict=True))
             states = results[1 : len(states) + 1]

@@ -22,7 +22,7 @@ def with_codes(
 
     Args:
         model: Inputs and outputs as those of ``step.model``; opset 21 or later where the codes are int16.
-        step: What it was made from.
+        step: What it was made from; one of whole recordings leaves their length open here too.
         features: Quantization of the features.
         logits: Quantization of the logits.
         name: Of the graph.
@@ -33,7 +33,7 @@ def with_codes(
     """
     signature = NetworkSignature(
         step_frames=step.step_frames, n_features=step.n_features, outputs_per_step=step.outputs_per_step,
-        n_labels=step.n_labels, input_quant=features, output_quant=logits,
+        n_labels=step.n_labels, input_quant=features, output_quant=logits, whole=step.whole,
     )  # fmt: skip
     own = onnx.ModelProto()
     own.CopyFrom(model)
@@ -45,8 +45,9 @@ def with_codes(
     nodes = [*_features(graph, signature), *graph.node, *_logits(graph, signature)]
     del graph.node[:]
     graph.node.extend(nodes)
-    _retype(graph.input[0], signature.step_frames, signature.n_features, features)
-    _retype(graph.output[0], signature.outputs_per_step, signature.n_labels, logits)
+    frames, outputs = ("frames", "outputs") if step.whole else (signature.step_frames, signature.outputs_per_step)
+    _retype(graph.input[0], frames, signature.n_features, features)
+    _retype(graph.output[0], outputs, signature.n_labels, logits)
     onnx.checker.check_model(own)
     states = tuple(
         NetworkState(name=state, shape=shape, dtype="float32", initial=0)
@@ -59,7 +60,8 @@ _BOUNDARY = ("features", "logits")
 
 
 def _features(graph: onnx.GraphProto, signature: NetworkSignature) -> list[onnx.NodeProto]:
-    shape = _constant(graph, "features_shape", np.array([1, signature.step_frames, signature.n_features], np.int64))
+    frames = -1 if signature.whole else signature.step_frames
+    shape = _constant(graph, "features_shape", np.array([1, frames, signature.n_features], np.int64))
     return [
         helper.make_node("Reshape", ["features", shape], ["features_codes"], name="features_codes"),
         helper.make_node(
@@ -70,7 +72,8 @@ def _features(graph: onnx.GraphProto, signature: NetworkSignature) -> list[onnx.
 
 
 def _logits(graph: onnx.GraphProto, signature: NetworkSignature) -> list[onnx.NodeProto]:
-    shape = _constant(graph, "logits_shape", np.array([1, signature.outputs_per_step, 1, signature.n_labels], np.int64))
+    outputs = -1 if signature.whole else signature.outputs_per_step
+    shape = _constant(graph, "logits_shape", np.array([1, outputs, 1, signature.n_labels], np.int64))
     return [
         helper.make_node(
             "QuantizeLinear", ["logits_real", *_parameters(graph, "logits", signature.output_quant)],
@@ -91,5 +94,5 @@ def _constant(graph: onnx.GraphProto, name: str, data: np.ndarray[tuple[int, ...
     return name
 
 
-def _retype(value: onnx.ValueInfoProto, frames: int, size: int, quant: QuantParams) -> None:
+def _retype(value: onnx.ValueInfoProto, frames: int | str, size: int, quant: QuantParams) -> None:
     value.CopyFrom(helper.make_tensor_value_info(value.name, _TYPES[quant.dtype], (1, frames, 1, size)))

@@ -109,11 +109,11 @@ def calibrate_edges(
     present = {value.name for value in (*model.graph.output, *model.graph.input)}
     inner = [edge for group in groups for edge in group.computed if edge not in present]
     watched.graph.output.extend(onnx.ValueInfoProto(name=edge) for edge in inner)
-    runner, collector = OnnxRunner(watched, step), Collector(groups, spec)
+    runner, collector = OnnxRunner(watched, step, whole=step.whole), Collector(groups, spec)
     for done, stream in enumerate(streams):
         check_stream(step, stream, done)
         for values in runner.steps(stream):
-            collector.count_frames(step.step_frames)
+            collector.count_frames(values["features"].shape[1])
             for edge, value in values.items():
                 # A batch of one: the row of the stream, whatever the axes of the edge mean.
                 collector.see(edge, np.asarray(value)[None])

@@ -113,16 +113,22 @@ def quantize_onnx_only(
     _check_recipe(recipe, kept)
     check_streams(step, streams)
     mode = recipe.scheme.mode
+    if mode == "static" and step.whole:
+        raise ExportError(
+            f"method={recipe.method!r} needs steps of one length; choose 'dynamic_w8' or 'float32' for a network that "
+            "hears whole recordings"
+        )
     model = step.model if mode != "static" else _with_convolutions(step.model)
     nodes = quantizable_nodes(model) if mode == "static" else []
     groups = edge_groups(model, nodes)
     calibration = calibrate_edges(step, model, groups, streams, recipe.calibration, progress)
     quantized = _quantized(step, model, nodes, calibration, recipe)
-    params = [_boundary(calibration, edge, recipe) for edge in ("features", "logits")]
+    features = step.features or _boundary(calibration, "features", recipe)
+    logits = _boundary(calibration, "logits", recipe)
     return OnnxOnlyNetwork(
-        graph=with_codes(quantized, step, *params, name=name),
+        graph=with_codes(quantized, step, features, logits, name=name),
         float_onnx=step.model.SerializeToString(),
-        simulate=OnnxRunner(quantized, step).run_stream,
+        simulate=OnnxRunner(quantized, step, whole=step.whole).run_stream,
         calibration=calibration,
         recipe=recipe,
         kept=kept,
@@ -162,7 +168,9 @@ def _quantized(
     if recipe.scheme.mode == "float":
         return model
     if recipe.scheme.mode == "dynamic":
-        return quantize_dynamically(model, per_channel=recipe.per_channel, reduce_range=recipe.reduce_range)
+        return quantize_dynamically(
+            model, per_channel=recipe.per_channel, reduce_range=recipe.reduce_range, leave=step.float_operations
+        )
     chosen = {node.name for node in nodes}
     kinds = sorted({node.op_type for node in nodes})
     leave = [node.name for node in model.graph.node if node.op_type in kinds and node.name not in chosen]

@@ -61,7 +61,7 @@ def regular_step_model(
     Raises:
         ExportError: One line that says what does not fit and what to do.
     """
-    model = _prepared(model)
+    model = prepared(model)
     inputs, outputs = _boundary(model)
     features = _chosen(inputs, "features")
     shape = _features_shape(features, n_features, step_frames)
@@ -82,7 +82,7 @@ def _load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     """Every node named, weights known to be finite, of an opset that has all we write, constants folded."""
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{i}"

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgeaudio_export.float_onnx import OPSET_INT16, input_names, output_names
 from edgeaudio_export.network import States
+from edgeaudio_runtime.quantization import QuantParams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,12 @@ class StepModel:
     """What the model's author called the state inputs."""
     state_shapes: tuple[tuple[int, ...], ...]
     """Shape of each state."""
+    whole: bool = False
+    """Whether the model takes any number of steps at once, a recording each time; T and T_out are then left open."""
+    features: QuantParams | None = None
+    """Quantization of the features where it is known beforehand, as of samples; None leaves it to calibration."""
+    float_operations: tuple[str, ...] = ()
+    """ONNX operations that dynamic quantization leaves in float, beside those it does not know."""
 
     def initial_state(self, batch: int = 1) -> States:
         """Zeros; ``batch`` is 1, the only one there is."""

@@ -115,7 +115,9 @@ def step_of_program(
     return step
 
 
-def onnx_of_program(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+def onnx_of_program(
+    program: ExportedProgram, inputs: list[str], outputs: list[str], *, opset: int = OPSET
+) -> onnx.ModelProto:
     """The ONNX form of a program, its inputs and outputs named in order.
 
     Raises:
@@ -125,7 +127,7 @@ def onnx_of_program(program: ExportedProgram, inputs: list[str], outputs: list[s
         # The exporter reports its stages on stdout, which belongs to results.
         with quiet_torch(), contextlib.redirect_stdout(io.StringIO()):
             exported = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, verbose=False, input_names=inputs, output_names=outputs
+                program, dynamo=True, opset_version=opset, verbose=False, input_names=inputs, output_names=outputs
             )
     except Exception as error:
         raise ExportError(f"torch.onnx cannot export the program: {_first_line(error)}") from error
