@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeaudio.progress import progress_bar
+from edgeaudio.zoo.reproduce import shown
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.errors import ParityError
 from edgeaudio_runtime.events import KeywordEvent
@@ -43,7 +44,7 @@ def background_figures(bundle: Bundle, folder: Path) -> dict[str, Any]:
     hours, count = n_samples / rate / 3600, heard.total()
     low, high = poisson_interval(count)
     return {
-        "data": folder.resolve().name,
+        "data": shown(folder),
         "files": len(paths),
         "hours": hours,
         "detections": count,

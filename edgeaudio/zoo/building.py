@@ -89,10 +89,13 @@ def with_calibration(checkpoint: Checkpoint, recipe: Recipe) -> Checkpoint:
     Raises:
         SpecError: The recipes differ in more than that.
     """
+    from edgeaudio_models.recipe_text import recipe_values
+
     own = checkpoint.recipe
     changed = replace(own, calibration=recipe.calibration, detector=recipe.detector)
     if changed != recipe:
-        different = [name for name, value in asdict(changed).items() if value != asdict(recipe)[name]]
+        given = recipe_values(recipe)
+        different = [name for name, value in recipe_values(changed).items() if value != given[name]]
         raise SpecError(
             f"recipe={recipe.name!r} differs from the one that {checkpoint.name!r} was trained by in {different}; "
             "only calibration and detector may"

@@ -103,7 +103,7 @@ def test_show_prints_the_card(run: Any, name: str) -> None:
 @keyword_entries
 def test_a_copied_bundle_listens(run: Any, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile = pytest.importorskip("soundfile")
-    pytest.importorskip("nanotts", reason="synthesized words need edgeaudio[synthesis]")
+    pytest.importorskip("py_nanotts", reason="synthesized words need edgeaudio[synthesis]")
     from edgeaudio_models.synthesis import synthesize_scene
 
     copied = run("zoo", "copy", name, tmp_path / "bundle")
