@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,3 +31,17 @@ def ctc_loss(logits: Tensor, n_outputs: Tensor, targets: Tensor, target_lengths:
     """
     log_probs = functional.log_softmax(logits, dim=2).transpose(0, 1)
     return functional.ctc_loss(log_probs, targets, n_outputs, target_lengths, blank=0, zero_infinity=True)
+
+
+def word_end_loss(logits: Tensor, word_ends: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
+    """Cross-entropy of each word at the output in which it ends.
+
+    Args:
+        logits: ``[N, T_out, n_labels]``.
+        word_ends: Output of each word, one string after the other, int64 ``[sum(target_lengths)]``; those past the last
+            output count as the last.
+        targets: Label of each word, in the same order.
+        target_lengths: Words of each string, int64 ``[N]``.
+    """
+    rows = torch.repeat_interleave(torch.arange(len(logits), device=logits.device), target_lengths)
+    return functional.cross_entropy(logits[rows, word_ends.clamp_max(logits.shape[1] - 1)], targets)

@@ -49,6 +49,8 @@ class CorpusRecipe:
     """Words to synthesize; empty means the labels that are words."""
     clips_per_word: int = 0
     """Synthesized clips a word."""
+    clip_seconds: float = field(default=1.0, metadata=ADDED_LATER)
+    """Length of a clip of recordings; the averaging window of a keyword network."""
     folders: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
     """Corpora below the folder that the caller gives, joined, clips labelled by their word; the epoch is chosen by the
     validation clips of the first. Empty means that the folder itself is the corpus."""
@@ -57,6 +59,8 @@ class CorpusRecipe:
         _check_choice("corpus.kind", self.kind, CORPUS_KINDS)
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise SpecError(f"corpus.labels={list(self.labels)} must name at least 2 labels, each once")
+        if not 0.1 <= self.clip_seconds <= 10.0:
+            raise SpecError(f"corpus.clip_seconds={self.clip_seconds} must be in 0.1 to 10")
         if self.kind in ("synthesis", "mixed") and self.clips_per_word < 1:
             raise SpecError(f"corpus.clips_per_word={self.clips_per_word} must be >= 1 for kind={self.kind!r}")
 
@@ -109,6 +113,9 @@ class TrainingRecipe:
     """Longer gradients are scaled down to this norm."""
     class_balance: float = 0.75
     """0 draws clips evenly, 1 labels; label l is drawn in proportion to ``count[l] ** (1 - balance)``."""
+    word_end_weight: float = field(default=0.0, metadata=ADDED_LATER)
+    """Weight of a cross-entropy at the end of each word beside the CTC loss: in joined strings that place is known, and
+    CTC alone takes long to find it (CTC only)."""
     label_weights: Mapping[str, float] = field(default_factory=dict)
     """Factors on the drawing probability of single labels."""
     seed: int = 0
@@ -128,7 +135,8 @@ class TrainingRecipe:
         for name, low in (("patience", 0), ("steps_per_epoch", 0), ("shuffle_buffer", 1)):
             if getattr(self, name) < low:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be >= {low}")
-        for name, low in (("epochs", 1), ("batch_size", 2), ("learning_rate", 0), ("weight_decay", 0)):
+        limits = (("epochs", 1), ("batch_size", 2), ("learning_rate", 0), ("weight_decay", 0), ("word_end_weight", 0))
+        for name, low in limits:
             if getattr(self, name) < low:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be >= {low}")
         if not self.learning_rate > 0 or not self.max_gradient_norm > 0:
@@ -161,12 +169,9 @@ class ContextRecipe:
     """Longest silence put between words (CTC only)."""
     max_word_rate_change: float = field(default=0.0, metadata=ADDED_LATER)
     """Each word is played up to this share slower or faster, pitch included: other throats (CTC only)."""
-    single_word_probability: float = field(default=0.0, metadata=ADDED_LATER)
-    """Share of the batches whose strings are one word long, 0 to 1: words are learned alone long before CTC finds them
-    in strings (CTC only)."""
 
     def __post_init__(self) -> None:
-        for name in ("probability", "speech_probability", "silence_noise_probability", "single_word_probability"):
+        for name in ("probability", "speech_probability", "silence_noise_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SpecError(f"context.{name}={getattr(self, name)} must be in [0, 1]")
         for name in ("max_rate_change", "max_word_rate_change"):

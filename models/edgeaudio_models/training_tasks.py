@@ -14,7 +14,7 @@ from edgeaudio_models.augmentation import draw_masks, hide_masked
 from edgeaudio_models.channels_last import ChannelsLast
 from edgeaudio_models.ctc import BLANK
 from edgeaudio_models.evaluation import clip_features, keyword_metrics, last_logits, string_error_rate
-from edgeaudio_models.losses import ctc_loss, keyword_loss
+from edgeaudio_models.losses import ctc_loss, keyword_loss, word_end_loss
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.rooms import bank_of
 from edgeaudio_models.streaming import StreamingModule, run_from_reset
@@ -138,8 +138,7 @@ class CtcTask(TrainingTask):
 
     def _validation_strings(self, examples: Examples) -> Strings:
         clips, spans = _trimmed(torch.from_numpy(examples.waveforms))
-        context = replace(self.recipe.context, max_word_rate_change=0.0, single_word_probability=0.0)
-        plain = replace(self.recipe, context=context)
+        plain = replace(self.recipe, context=replace(self.recipe.context, max_word_rate_change=0.0))
         return join_strings(
             clips,
             spans,
@@ -177,9 +176,19 @@ class CtcTask(TrainingTask):
             rooms=self.rooms,
         )
         logits = self._logits(module, streams, generator)
-        targets = torch.split(strings.targets, strings.target_lengths.tolist())[self.workers.share(len(chosen))]
-        everything = torch.full((len(logits),), logits.shape[1])
-        return ctc_loss(logits, everything, torch.cat(targets).to(logits.device), self._mine(strings.target_lengths))
+        targets, lengths = self._mine_of_words(strings.targets, strings), self._mine(strings.target_lengths)
+        loss = ctc_loss(logits, torch.full((len(logits),), logits.shape[1]), targets, lengths)
+        weight = self.recipe.training.word_end_weight
+        if not weight:
+            return loss
+        played = _after_change_of_rate(strings.word_ends, strings.waveforms.shape[1], factor if limit else 1.0)
+        hops = self.front_end.spec.hop_length * module.step_frames // module.outputs_per_step
+        return loss + weight * word_end_loss(logits, self._mine_of_words(played // hops, strings), targets, lengths)
+
+    def _mine_of_words(self, values: Tensor, strings: Strings) -> Tensor:
+        """This process's share of something about every word of the batch, one string after the other."""
+        parts = torch.split(values, strings.target_lengths.tolist())
+        return torch.cat(parts[self.workers.share(len(parts))]).to(self.workers.device)
 
     def _n_outputs(self, n_samples: Tensor, module: StreamingModule) -> Tensor:
         """Outputs that belong to strings of these lengths, the last step of each filled with silence."""
@@ -195,6 +204,11 @@ class CtcTask(TrainingTask):
             outputs_of=lambda n_samples: self._n_outputs(n_samples, module),
         )
         return {"label_error_rate": rate, "label_correctness": 1.0 - rate, "n_strings": VALIDATION_STRINGS}
+
+
+def _after_change_of_rate(places: Tensor, n_samples: int, factor: float) -> Tensor:
+    """Where samples of a row of ``n_samples`` lie after :func:`change_rate`, which pads what it shortened evenly."""
+    return (places * factor).to(torch.int64) + (n_samples - round(n_samples * factor)) // 2
 
 
 def _trimmed(waveforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -164,6 +164,8 @@ class Strings:
     """Label indices of all strings, one after the other, int64."""
     target_lengths: Tensor
     """Labels of each string, int64 ``[N]``."""
+    word_ends: Tensor
+    """One past the last sample of each word within its string, in the order of ``targets``, int64."""
 
     def references(self) -> list[list[int]]:
         """Label indices of each string."""
@@ -204,18 +206,19 @@ def join_strings(
     """
     context = recipe.context
     counts = draw_integers(n_strings, context.min_words, context.max_words, generator)
-    if context.single_word_probability and bool(_coins(1, context.single_word_probability, generator)):
-        counts = torch.ones_like(counts)
     longest_gap = round(context.max_gap_seconds * sample_rate)
     rows: list[Tensor] = []
     targets: list[Tensor] = []
+    word_ends: list[int] = []
     for count in counts.tolist():
         words = pool[draw_integers(count, 0, len(pool) - 1, generator)]
         gaps = draw_integers(count + 1, 0, longest_gap, generator).tolist()
         pieces = [waveforms.new_zeros(gaps[0])]
         for word, gap in zip(words.tolist(), gaps[1:], strict=True):
             start, stop = spans[word].tolist()
-            pieces += [_vary_word(waveforms[word, start:stop], context, generator), waveforms.new_zeros(gap)]
+            pieces.append(_vary_word(waveforms[word, start:stop], context, generator))
+            word_ends.append(sum(map(len, pieces)))
+            pieces.append(waveforms.new_zeros(gap))
         rows.append(torch.cat(pieces))
         targets.append(label_indices[words])
     return Strings(
@@ -223,4 +226,5 @@ def join_strings(
         n_samples=torch.tensor([len(row) for row in rows]),
         targets=torch.cat(targets),
         target_lengths=counts,
+        word_ends=torch.tensor(word_ends),
     )

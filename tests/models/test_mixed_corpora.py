@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from edgeaudio_models.architectures import build_module
 from edgeaudio_models.audio_files import write_wav
 from edgeaudio_models.augmentation import AugmentationSpec, narrow_band
 from edgeaudio_models.corpora import join_corpora, label_by_word, open_corpus
 from edgeaudio_models.errors import CorpusError
+from edgeaudio_models.losses import word_end_loss
 from edgeaudio_models.recipe import Recipe, parse_recipe
 from edgeaudio_models.recipe_data import load_training_data
 from edgeaudio_models.recipe_text import format_recipe
+from edgeaudio_models.torch_front_end import TorchFrontEnd
+from edgeaudio_models.training_tasks import CtcTask
 from edgeaudio_models.waveform_batches import add_surroundings, join_strings
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.presets import preset
 
 RATE = 16_000
 RECIPE = """
@@ -69,7 +74,8 @@ def with_manifest(folder: Path, rows: list[tuple[str, str, str, str]]) -> None:
         table = csv.writer(file)
         table.writerow(["path", "label", "word", "speaker", "split", "source"])
         for i, row in enumerate(rows):
-            write_wav(folder / f"{i}.wav", np.full(RATE // 2, 100 * (i + 1), np.int16), RATE)
+            level, own_end = 100 * (i + 1), [len(folder.name)]  # no recording stands in two corpora
+            write_wav(folder / f"{i}.wav", np.append(np.full(RATE // 2 - 1, level), own_end).astype(np.int16), RATE)
             table.writerow([f"{i}.wav", *row, folder.name])
 
 
@@ -186,5 +192,49 @@ def test_words_of_a_string_last_as_much_longer_or_shorter_as_the_recipe_allows()
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     lengths = strings.n_samples.tolist()
+    assert strings.word_ends.tolist() == lengths  # no gap, so each word ends its string
     assert 800 <= min(lengths) < 820
     assert 1180 < max(lengths) <= 1200
+
+
+def test_word_ends_lie_after_the_gaps_and_words_before_them() -> None:
+    waveforms = torch.ones(2, 1000)
+    spans = torch.tensor([[0, 1000], [100, 400]])
+    context = replace(recipe().context, min_words=3, max_words=3, max_gap_seconds=0.01)
+    strings = join_strings(
+        waveforms, spans, torch.tensor([1, 2]), n_strings=4, recipe=replace(recipe(), context=context),
+        sample_rate=RATE, pool=torch.arange(2), generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    ends, lengths = strings.word_ends.reshape(4, 3), torch.tensor([0, 1000, 300])[strings.targets.reshape(4, 3)]
+    for row, row_ends, row_lengths in zip(strings.waveforms, ends.tolist(), lengths.tolist(), strict=True):
+        for end, length in zip(row_ends, row_lengths, strict=True):
+            assert bool(row[end - length : end].all())
+        assert float(row.sum()) == sum(row_lengths)
+
+
+def test_the_word_end_loss_is_the_cross_entropy_at_the_outputs_named() -> None:
+    logits = torch.zeros(2, 3, 4)
+    logits[0, 1, 2] = logits[1, 2, 3] = 5.0
+    right = -np.log(np.exp(5.0) / (np.exp(5.0) + 3))
+    even = np.log(4.0)
+    ends, targets, lengths = torch.tensor([1, 0, 9]), torch.tensor([2, 1, 3]), torch.tensor([2, 1])
+    found = float(word_end_loss(logits, ends, targets, lengths))  # output 9 is past the last, which says 3
+    assert found == pytest.approx((right + even + right) / 3, rel=1e-6)
+
+
+def test_the_word_end_loss_adds_to_that_of_ctc_by_its_weight(data: Path) -> None:
+    loaded = load_training_data(recipe(), data_folder=data, cache_folder=None)
+    losses = {}
+    for weight in (0.0, 0.5, 1.0):
+        weighted = replace(recipe(), training=replace(recipe().training, word_end_weight=weight))
+        task = CtcTask(weighted, loaded, TorchFrontEnd(preset("log_mel"), multiple_of=4))
+        torch.manual_seed(0)
+        module = build_module("ctc_net", {"channels": 8, "kernel_sizes": [3], "n_features": 40, "n_labels": 3})
+        losses[weight] = float(task.loss(module, torch.arange(4), torch.Generator().manual_seed(0)).detach())
+    assert losses[0.0] < losses[0.5] < losses[1.0]
+    assert losses[1.0] - losses[0.5] == pytest.approx(losses[0.5] - losses[0.0], rel=1e-4)  # float32 sums
+
+
+def test_a_negative_weight_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"training\.word_end_weight=-1\.0 must be >= 0"):
+        recipe(RECIPE.replace("epochs = 1", "epochs = 1\nword_end_weight = -1"))
