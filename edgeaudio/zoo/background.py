@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from edgeaudio.parity.stream_statistics import claimable_rate, rate_interval
 from edgeaudio.progress import progress_bar
 from edgeaudio.zoo.reproduce import shown
 from edgeaudio_runtime.bundle import Bundle
@@ -42,7 +42,6 @@ def background_figures(bundle: Bundle, folder: Path) -> dict[str, Any]:
             heard.update(event.label for event in events if isinstance(event, KeywordEvent))
             progress(done + 1, len(paths))
     hours, count = n_samples / rate / 3600, heard.total()
-    low, high = poisson_interval(count)
     return {
         "data": shown(folder),
         "files": len(paths),
@@ -50,14 +49,7 @@ def background_figures(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "detections": count,
         "by_label": dict(sorted(heard.items())),
         "per_hour": count / hours,
-        "per_hour_ci95": [low / hours, high / hours],
-        "claimable_per_hour": -math.log(0.05) / hours,
+        "per_hour_ci95": list(rate_interval(count, hours)),
+        "claimable_per_hour": claimable_rate(hours),
     }
 
-
-def poisson_interval(count: int) -> tuple[float, float]:
-    """Exact 95 % interval of a Poisson mean of which ``count`` events were seen (Garwood, Biometrika 28, 1936)."""
-    from scipy.stats import chi2
-
-    low = float(chi2.ppf(0.025, 2 * count)) / 2 if count else 0.0
-    return low, float(chi2.ppf(0.975, 2 * count + 2)) / 2

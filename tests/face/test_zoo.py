@@ -12,7 +12,6 @@ import pytest
 
 from edgeaudio.licences import commercial_use, spdx
 from edgeaudio.parity.task import LabelledClips
-from edgeaudio.zoo.background import poisson_interval
 from edgeaudio.zoo.card import render_entry_card
 from edgeaudio.zoo.keyword_figures import confusion
 from edgeaudio.zoo.noise import Noise, in_noise, open_noise, without_label
@@ -275,15 +274,6 @@ def test_a_background_without_recordings_is_refused(run: Any, tmp_path: Path) ->
 def test_confusions_are_counted() -> None:
     truth, decided = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 0, 2])
     assert confusion(truth, decided, 3) == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
-
-
-@pytest.mark.parametrize(
-    ("count", "low", "high"),
-    # Garwood's table: 95 % limits of a Poisson mean.
-    [(0, 0.0, 3.689), (1, 0.0253, 5.572), (10, 4.795, 18.390)],
-)
-def test_the_poisson_interval_is_that_of_the_table(count: int, low: float, high: float) -> None:
-    assert poisson_interval(count) == pytest.approx((low, high), abs=6e-4)
 
 
 @pytest.mark.parametrize(
