@@ -61,6 +61,14 @@ def test_empty_and_missing_folders_are_refused(tmp_path: Path) -> None:
         open_folders(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("rate", ["16k", "-1", "8000.0"])
+def test_a_rate_that_is_no_number_is_refused(tmp_path: Path, rate: str) -> None:
+    rows = f"train/a.wav,yes,yes,anna,train,160,{rate},mine\n"
+    words = rf"manifest\.csv:2: sample_rate='{rate}' must be a whole number of Hz, or empty"
+    with pytest.raises(CorpusError, match=words):
+        open_corpus(manifest(tmp_path / "own", rows))
+
+
 def test_a_manifest_gives_every_column(tmp_path: Path) -> None:
     rows = (
         "train/a.wav,yes,yes,anna,train,160,16000,speech_commands_v0.01\ntest/b.wav,_silence_,,,test,160,16000,mine\n"
@@ -76,6 +84,7 @@ def test_a_manifest_gives_every_column(tmp_path: Path) -> None:
         speaker="anna",
         split="train",
         source="speech_commands_v0.01",
+        sample_rate=16_000,
     )
     assert (second.word, second.speaker) == ("", "")
     assert corpus.sources == (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from edgeaudio_models.errors import CorpusError
 from edgeaudio_runtime.errors import AudioError
 
 
-def clip(folder: Path, name: str, samples: np.ndarray, *, rate: int = 16_000, **fields: str) -> Clip:
+def clip(folder: Path, name: str, samples: np.ndarray, *, rate: int = 16_000, **fields: Any) -> Clip:
     write_wav(folder / name, samples.astype(np.int16), rate)
     return Clip(path=folder / name, **{"label": "yes", **fields})
 
@@ -82,7 +83,8 @@ def test_the_cache_notices_every_change(tmp_path: Path, change: str) -> None:
     elif change == "length":
         n_samples = 8
     elif change in ("start", "stop"):
-        clips[0] = replace(clips[0], **{change: 2})
+        cut: dict[str, Any] = {change: 2}
+        clips[0] = replace(clips[0], **cut)
     else:
         clips.reverse()
     seen: list[int] = []
@@ -107,11 +109,30 @@ def test_a_missing_clip_is_named_with_and_without_a_cache(tmp_path: Path) -> Non
             load_waveforms([Clip(path=tmp_path / "none.wav", label="yes")], cache_folder=cache)
 
 
-def test_another_rate_is_resampled_or_refused(tmp_path: Path) -> None:
-    clips = [clip(tmp_path, "a.wav", np.zeros(8_000), rate=8_000)]
-    assert load_waveforms(clips).shape == (1, 16_000)
-    with pytest.raises(AudioError, match="sample_rate=8000 must be 16000; resample it"):
-        load_waveforms(clips, resample=False)
+def test_a_higher_rate_and_one_that_is_stated_are_resampled(tmp_path: Path) -> None:
+    high = clip(tmp_path, "high.wav", np.zeros(48_000), rate=48_000)
+    stated = replace(clip(tmp_path, "low.wav", np.zeros(8_000), rate=8_000), sample_rate=8_000)
+    assert load_waveforms([high, stated]).shape == (2, 16_000)
+    with pytest.raises(AudioError, match="sample_rate=48000 must be 16000; resample it"):
+        load_waveforms([high], resample=False)
+
+
+def test_a_rate_that_nobody_meant_is_refused(tmp_path: Path) -> None:
+    low = clip(tmp_path, "low.wav", np.zeros(8_000), rate=8_000)
+    words = (
+        r"low\.wav: sample_rate=8000 is less than 16000, everything above 4000 Hz is missing; record it anew, or acc"
+    )
+    with pytest.raises(CorpusError, match=words):
+        load_waveforms([low])
+    with pytest.raises(CorpusError, match=r"low\.wav: sample_rate=8000, its corpus states 16000; correct one of them"):
+        load_waveforms([replace(low, sample_rate=16_000)])
+
+
+def test_a_rate_stated_anew_is_not_answered_from_the_cache(tmp_path: Path) -> None:
+    low = replace(clip(tmp_path, "low.wav", np.zeros(8_000), rate=8_000), sample_rate=8_000)
+    load_waveforms([low], cache_folder=tmp_path / "cache")
+    with pytest.raises(CorpusError, match="its corpus states 11025"):
+        load_waveforms([replace(low, sample_rate=11_025)], cache_folder=tmp_path / "cache")
 
 
 def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -184,6 +205,24 @@ def test_identical_recordings_are_an_error_across_splits_or_labels_only(tmp_path
     assert "are one recording with different labels; keep one" in messages(contradicting, files=True)[0]
 
 
+def test_a_folder_under_a_second_label_is_refused_and_a_stray_in_a_large_corpus_is_not(tmp_path: Path) -> None:
+    recording = clip(tmp_path, "a.wav", np.arange(10))
+    (tmp_path / "copy.wav").write_bytes(recording.path.read_bytes())
+    copy = replace(recording, path=tmp_path / "copy.wav", label="no")
+    with pytest.raises(CorpusError, match=r"a\.wav', .*copy\.wav'\] are one recording with different labels; keep one"):
+        require_sound(corpus_of(tmp_path, recording, copy))
+    cuts = tuple(replace(recording, start=i, stop=i + 1) for i in range(1000))
+    require_sound(corpus_of(tmp_path, recording, copy, *cuts))
+
+
+def test_a_clip_whose_name_says_another_label_is_an_error(tmp_path: Path) -> None:
+    named = clip(tmp_path, "no_0a7c2a8d_nohash_0.wav", np.arange(10))
+    other = clip(tmp_path, "0a7c2a8d_nohash_1.wav", np.arange(11), label="no")
+    expected = f"{named.path}: label='yes', its name says 'no'; move or rename it"
+    assert messages(corpus_of(tmp_path, named, other)) == [f"error: {expected}"]
+    assert messages(corpus_of(tmp_path, replace(named, label="_unknown_"))) == []  # "no" is no label there
+
+
 def test_files_that_cannot_be_used_are_found_before_training(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "stereo.wav", np.zeros((160, 2)), 16_000)
     (tmp_path / "empty.wav").touch()
@@ -194,20 +233,22 @@ def test_files_that_cannot_be_used_are_found_before_training(tmp_path: Path) -> 
         Clip(path=tmp_path / "stereo.wav", label="yes"),
         Clip(path=tmp_path / "empty.wav", label="yes"),
         Clip(path=tmp_path / "truncated.flac", label="yes"),
+        clip(tmp_path, "fast.wav", np.arange(30), rate=48_000),
         clip(tmp_path, "slow.wav", np.arange(10), rate=8_000),
     )
     found = messages(corpus, files=True, sample_rate=16_000)
     assert found[0].endswith("empty.wav: the file is empty (0 bytes); fetch it again")
-    assert found[1].endswith("stereo.wav: channels=2 must be 1; keep one channel")
-    assert "truncated.flac: " in found[2]
-    rates = "1 of 4 files are not at sample_rate=16000 but 8000; they are resampled when loaded"
-    assert found[3] == f"warning: {tmp_path}: {rates}"
+    assert "slow.wav: sample_rate=8000 is less than 16000, everything above 4000 Hz is missing" in found[1]
+    assert found[2].endswith("stereo.wav: channels=2 must be 1; keep one channel")
+    assert "truncated.flac: " in found[3]
+    rates = "1 of 5 files are not at sample_rate=16000 but 48000; they are resampled when loaded"
+    assert found[4:] == [f"warning: {tmp_path}: {rates}"]
 
 
 @pytest.mark.real_speech
 def test_the_shared_recordings_leak_no_speaker_and_decode(real_data: Path) -> None:
     corpus = open_corpus(real_data / "speech_commands")
-    assert [finding for finding in check_corpus(corpus) if finding.severity == "error"] == []
+    require_sound(corpus)
     for suffix in (".flac", ".ogg"):
         clips = [each for each in corpus.clips if each.path.suffix == suffix and each.word][:20]
         waveforms = load_waveforms(clips)

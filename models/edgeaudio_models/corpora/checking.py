@@ -10,10 +10,14 @@ from typing import Literal
 
 from edgeaudio_models.audio_files import audio_info, read_float
 from edgeaudio_models.corpora.clips import SILENCE, Clip, Corpus
-from edgeaudio_models.corpora.loading import Progress
+from edgeaudio_models.corpora.folders import spoken_word_of
+from edgeaudio_models.corpora.loading import Progress, rate_problem
 from edgeaudio_models.errors import CorpusError
 from edgeaudio_runtime.errors import AudioError
 
+STRAY_SHARE = 0.001
+"""Share of clips that may repeat another one wrongly and still be trained on: large corpora have some strays, a folder
+that was copied under a second label is more."""
 _NAMED = 3
 """How many offenders a message names."""
 
@@ -42,19 +46,23 @@ def check_corpus(
     Returns:
         Findings, errors first; empty if all is well.
     """
-    findings = [*_empty_labels(corpus), *_partial_splits(corpus), *_speakers_in_two_splits(corpus)]
+    findings = [*_empty_labels(corpus), *_partial_splits(corpus), *_speakers_in_two_splits(corpus), *_misfiled(corpus)]
     if files:
         findings += [*_files(corpus, sample_rate, progress), *_duplicates(corpus.clips)]
     return tuple(sorted(findings, key=lambda finding: finding.severity))
 
 
 def require_sound(corpus: Corpus, *, sample_rate: int | None = None, files: bool = False) -> None:
-    """Raise the first error that :func:`check_corpus` finds.
+    """Raise the first error that :func:`check_corpus` finds, or the first of identical recordings that contradict.
 
     Raises:
         CorpusError: Its message is the finding's.
     """
-    for finding in check_corpus(corpus, sample_rate=sample_rate, files=files):
+    errors = list(check_corpus(corpus, sample_rate=sample_rate, files=files))
+    doubles = [] if files else list(_duplicates(corpus.clips))
+    if sum(finding.severity == "error" for finding in doubles) > STRAY_SHARE * len(corpus):
+        errors += doubles
+    for finding in errors:
         if finding.severity == "error":
             raise CorpusError(finding.message)
 
@@ -95,26 +103,41 @@ def _speakers_in_two_splits(corpus: Corpus) -> Iterator[Finding]:
         )
 
 
+def _misfiled(corpus: Corpus) -> Iterator[Finding]:
+    """Clips whose Speech Commands name begins with another of the labels."""
+    labels = set(corpus.labels)
+    for clip in corpus.clips:
+        word = spoken_word_of(clip.path.name)
+        if word in labels - {clip.label}:
+            message = f"{clip.path}: label={clip.label!r}, its name says {word!r}; move or rename it"
+            yield Finding(severity="error", message=message)
+            return
+
+
 def _files(corpus: Corpus, sample_rate: int | None, progress: Progress | None) -> Iterator[Finding]:
-    paths = sorted({clip.path for clip in corpus.clips})
+    clips = {clip.path: clip for clip in corpus.clips}
     others: Counter[int] = Counter()
-    for i, path in enumerate(paths):
+    for i, path in enumerate(sorted(clips)):
         try:
             info = audio_info(path)
             read_float(path, channel=0)  # the header of a cut FLAC file is whole; only decoding tells
         except AudioError as error:
             yield Finding(severity="error", message=str(error))
         else:
-            others.update([info.sample_rate] if sample_rate not in (None, info.sample_rate) else [])
+            problem = rate_problem(clips[path], info.sample_rate, sample_rate or info.sample_rate)
+            if problem:
+                yield Finding(severity="error", message=problem)
+            elif sample_rate not in (None, info.sample_rate):
+                others[info.sample_rate] += 1
             if info.n_channels > 1:
                 message = f"{path}: channels={info.n_channels} must be 1; keep one channel"
                 yield Finding(severity="error", message=message)
         if progress is not None:
-            progress(i + 1, len(paths))
+            progress(i + 1, len(clips))
     if others:
         rates = ", ".join(str(rate) for rate in sorted(others))
         message = (
-            f"{corpus.root}: {others.total()} of {len(paths)} files are not at sample_rate={sample_rate} but {rates}"
+            f"{corpus.root}: {others.total()} of {len(clips)} files are not at sample_rate={sample_rate} but {rates}"
         )
         yield Finding(severity="warning", message=f"{message}; they are resampled when loaded")
 

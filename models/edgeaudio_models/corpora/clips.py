@@ -41,6 +41,8 @@ class Clip:
     """One past the last sample of the cut, at the file's own rate; None is the end."""
     source: str = ""
     """Name of the data set it came from; empty if unstated."""
+    sample_rate: int | None = None
+    """Rate of the file in Hz as the corpus states it; None if it does not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

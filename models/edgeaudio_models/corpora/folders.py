@@ -56,6 +56,12 @@ def speaker_of(file_name: str) -> str:
     return before.rpartition("_")[2] if mark else ""
 
 
+def spoken_word_of(file_name: str) -> str:
+    """Take the word from a Speech Commands name that has one before the speaker, else the empty string."""
+    before, mark, _ = file_name.partition("_nohash_")
+    return before.rpartition("_")[0] if mark else ""
+
+
 def _all_clips(folder: Path) -> Iterator[Clip]:
     subfolders = label_folders(folder)
     if subfolders and all(path.name.lower() in _SPLIT_FOLDERS for path in subfolders):

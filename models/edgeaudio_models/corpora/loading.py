@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeaudio_models.audio_files import Int16, fit_length, read_audio, whole_file
+from edgeaudio_models.audio_files import Int16, audio_info, fit_length, read_audio, whole_file
 from edgeaudio_models.corpora.clips import Clip, Corpus
 from edgeaudio_models.errors import CorpusError
 
@@ -52,7 +52,8 @@ def load_waveforms(
 
     Raises:
         AudioError: A clip cannot be decoded, has several channels, or another rate with ``resample=False``.
-        CorpusError: The cache cannot be written.
+        CorpusError: A clip has another rate than its corpus states, or a lower one than ``sample_rate`` and its corpus
+            does not say so; or the cache cannot be written.
     """
     chosen = clips.clips if isinstance(clips, Corpus) else tuple(clips)
     cached = None
@@ -73,10 +74,27 @@ def load_waveforms(
 
 def load_clip(clip: Clip, *, sample_rate: int = 16_000, resample: bool = True) -> Int16:
     """Decode one clip in full length: int16 ``[n_samples]``; errors as :func:`load_waveforms`."""
+    problem = rate_problem(clip, audio_info(clip.path).sample_rate, sample_rate) if resample else ""
+    if problem:
+        raise CorpusError(problem)
     samples, _ = read_audio(
         clip.path, sample_rate=sample_rate, resample=resample, start=clip.start or 0, stop=clip.stop
     )
     return samples
+
+
+def rate_problem(clip: Clip, rate: int, wanted: int) -> str:
+    """Why a file of ``rate`` Hz was surely not meant for features of ``wanted``, or the empty string.
+
+    More samples than wanted can be left out, missing ones cannot be made.
+    """
+    if clip.sample_rate not in (None, rate):
+        return f"{clip.path}: sample_rate={rate}, its corpus states {clip.sample_rate}; correct one of them"
+    if rate < wanted and clip.sample_rate is None:
+        lacks = f"is less than {wanted}, everything above {rate // 2} Hz is missing"
+        remedy = "record it anew, or accept it in the column sample_rate of manifest.csv"
+        return f"{clip.path}: sample_rate={rate} {lacks}; {remedy}"
+    return ""
 
 
 def _key(clips: Sequence[Clip], sample_rate: int, n_samples: int, resample: bool) -> str:
@@ -88,6 +106,8 @@ def _key(clips: Sequence[Clip], sample_rate: int, n_samples: int, resample: bool
         except OSError:
             stamp = (0, 0)  # the decoder names the missing file in its error
         digest.update(repr((str(clip.path.absolute()), *stamp, clip.start, clip.stop)).encode())
+        if clip.sample_rate not in (None, sample_rate):
+            digest.update(repr(clip.sample_rate).encode())
     return digest.hexdigest()[:32]
 
 

@@ -25,6 +25,12 @@ KNOWN_SOURCES = {
     "free-spoken-digit-dataset": Source(
         name="Free Spoken Digit Dataset", licence="CC BY-SA 4.0", citation="Jakobovski/free-spoken-digit-dataset"
     ),
+    "LibriSpeech train-clean-100": Source(
+        name="LibriSpeech train-clean-100", licence="CC BY 4.0", citation="Panayotov et al., ICASSP 2015"
+    ),
+    "ESC-10": Source(
+        name="ESC-10", licence="CC BY 3.0", citation="Piczak, ACM Multimedia 2015; CC0 or CC BY for each clip"
+    ),
     "Picovoice/wake-word-benchmark": Source(
         name="Picovoice wake-word benchmark", licence="Apache-2.0", citation="Picovoice/wake-word-benchmark"
     ),
@@ -36,7 +42,8 @@ def open_manifest(folder: Path) -> Corpus:
     """Read ``folder/manifest.csv``.
 
     Raises:
-        CorpusError: No manifest, not CSV, a missing column, an unknown split, or a path that leaves the folder.
+        CorpusError: No manifest, not CSV, a missing column, an unknown split, a rate that is no number, or a path that
+            leaves the folder.
     """
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
@@ -81,4 +88,11 @@ def _clip(folder: Path, manifest: Path, line: int, row: Mapping[str, str | None]
         speaker=row.get("speaker") or "",
         split=split,
         source=row.get("source") or "",
+        sample_rate=_rate(f"{manifest}:{line}", row.get("sample_rate") or ""),
     )
+
+
+def _rate(where: str, text: str) -> int | None:
+    if text and not text.isdecimal():
+        raise CorpusError(f"{where}: sample_rate={text!r} must be a whole number of Hz, or empty")
+    return int(text) if text else None

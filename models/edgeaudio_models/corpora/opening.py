@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from edgeaudio_models.corpora.clips import BACKGROUND_LABELS, Corpus
@@ -29,7 +30,7 @@ def open_corpus(
     """
     folder = Path(path)
     folder = folder.parent if folder.name == "manifest.csv" else folder
-    corpus = _open(folder, labels)
+    whole = corpus = _open(folder, labels)
     if labels is not None:
         corpus = corpus.with_labels(labels)
     if split is not None:
@@ -37,8 +38,16 @@ def open_corpus(
     empty = [label for label, count in corpus.counts().items() if not count] if labels is not None else []
     if empty:
         where = f" of split={split!r}" if split else ""
-        raise CorpusError(f"{folder}: labels {empty} have no clips{where}; add recordings or leave the labels out")
+        remedy = _similar(empty[0], whole) or "add recordings or leave the labels out"
+        raise CorpusError(f"{folder}: labels {empty} have no clips{where}; {remedy}")
     return corpus
+
+
+def _similar(label: str, corpus: Corpus) -> str:
+    """Advice where a label of the corpus looks like a misspelling of a wanted one."""
+    names = {name.strip().lower(): name for name in (*corpus.labels, *(clip.word for clip in corpus.clips))}
+    close = get_close_matches(label.strip().lower(), names, n=1)
+    return f"rename {names[close[0]]!r} if that is {label!r}" if close and names[close[0]] != label else ""
 
 
 def _open(folder: Path, labels: Sequence[str] | None) -> Corpus:
