@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edgeaudio_runtime.errors import SpecError
 
@@ -113,6 +114,13 @@ def narrow_band(waveforms: Tensor, *, sample_rate: int = 16_000) -> Tensor:
     spectrum = torch.fft.rfft(waveforms, n=padded) * (0.5 + 0.5 * torch.cos(math.pi * fall))
     limited: Tensor = torch.fft.irfft(spectrum, n=padded)[:, :n_samples]
     return limited
+
+
+def change_tempo(features: Tensor, factor: float, *, multiple_of: int) -> Tensor:
+    """Frames ``[N, T, F]`` squeezed to about ``factor * T`` of them, a multiple of ``multiple_of``: linear in time."""
+    frames = max(1, round(features.shape[1] * factor / multiple_of)) * multiple_of
+    squeezed = functional.interpolate(features.transpose(1, 2), size=frames, mode="linear")
+    return squeezed.transpose(1, 2)
 
 
 def mean_square(waveforms: Tensor) -> Tensor:

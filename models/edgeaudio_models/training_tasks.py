@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeaudio_models.augmentation import draw_masks, hide_masked
+from edgeaudio_models.augmentation import change_tempo, draw_masks, hide_masked
 from edgeaudio_models.channels_last import ChannelsLast
 from edgeaudio_models.ctc import BLANK
 from edgeaudio_models.evaluation import clip_features, keyword_metrics, last_logits, string_error_rate
@@ -73,9 +73,13 @@ class TrainingTask(ABC):
         """This process's share of something about the whole batch, on its device."""
         return values[self.workers.share(len(values))].to(self.workers.device)
 
-    def _logits(self, module: StreamingModule, streams: Tensor, generator: torch.Generator) -> Tensor:
-        """Logits of this process's share of ``streams`` ``[N, S]``, in float32."""
+    def _logits(
+        self, module: StreamingModule, streams: Tensor, generator: torch.Generator, *, tempo: float = 1.0
+    ) -> Tensor:
+        """Logits of this process's share of ``streams`` ``[N, S]``, squeezed by ``tempo``, in float32."""
         features = self.front_end(self._mine(streams))
+        if tempo != 1.0:
+            features = change_tempo(features, tempo, multiple_of=module.step_frames)
         masks = draw_masks((len(streams), *features.shape[1:]), self.recipe.augmentation, generator=generator)
         with ExitStack() as contexts:
             contexts.enter_context(reduced_precision(self.recipe.training, self.workers.device))
@@ -175,7 +179,9 @@ class CtcTask(TrainingTask):
             sample_rate=self.sample_rate,
             rooms=self.rooms,
         )
-        logits = self._logits(module, streams, generator)
+        squeezed = self.recipe.context.max_tempo_change
+        tempo = 1.0 - squeezed * float(torch.rand(1, generator=generator)) if squeezed else 1.0
+        logits = self._logits(module, streams, generator, tempo=tempo)
         targets, lengths = self._mine_of_words(strings.targets, strings), self._mine(strings.target_lengths)
         loss = ctc_loss(logits, torch.full((len(logits),), logits.shape[1]), targets, lengths)
         weight = self.recipe.training.word_end_weight
@@ -183,7 +189,8 @@ class CtcTask(TrainingTask):
             return loss
         played = _after_change_of_rate(strings.word_ends, strings.waveforms.shape[1], factor if limit else 1.0)
         hops = self.front_end.spec.hop_length * module.step_frames // module.outputs_per_step
-        return loss + weight * word_end_loss(logits, self._mine_of_words(played // hops, strings), targets, lengths)
+        ends = self._mine_of_words((played * tempo / hops).to(torch.int64), strings)
+        return loss + weight * word_end_loss(logits, ends, targets, lengths)
 
     def _mine_of_words(self, values: Tensor, strings: Strings) -> Tensor:
         """This process's share of something about every word of the batch, one string after the other."""

@@ -12,7 +12,7 @@ import torch
 
 from edgeaudio_models.architectures import build_module
 from edgeaudio_models.audio_files import write_wav
-from edgeaudio_models.augmentation import AugmentationSpec, narrow_band
+from edgeaudio_models.augmentation import AugmentationSpec, change_tempo, narrow_band
 from edgeaudio_models.corpora import join_corpora, label_by_word, open_corpus
 from edgeaudio_models.errors import CorpusError
 from edgeaudio_models.losses import word_end_loss
@@ -238,3 +238,14 @@ def test_the_word_end_loss_adds_to_that_of_ctc_by_its_weight(data: Path) -> None
 def test_a_negative_weight_is_refused() -> None:
     with pytest.raises(SpecError, match=r"training\.word_end_weight=-1\.0 must be >= 0"):
         recipe(RECIPE.replace("epochs = 1", "epochs = 1\nword_end_weight = -1"))
+
+
+def test_a_change_of_tempo_squeezes_time_and_keeps_every_band() -> None:
+    ramp = torch.arange(40.0)[None, :, None] * torch.tensor([1.0, -2.0])
+    squeezed = change_tempo(ramp, 0.6, multiple_of=4)
+    assert squeezed.shape == (1, 24, 2)
+    # Frame i of 24 looks at the middle of its share of the 40: (i + 1/2) 40 / 24 - 1/2.
+    middle = (torch.arange(24.0) + 0.5) * 40 / 24 - 0.5
+    assert torch.allclose(squeezed[0, :, 0], middle, atol=1e-5)
+    assert torch.allclose(squeezed[0, :, 1], -2 * middle, atol=1e-5)
+    assert change_tempo(ramp, 0.01, multiple_of=4).shape == (1, 4, 2)
