@@ -25,6 +25,7 @@ from edgeaudio_runtime.bundle import Bundle, open_bundle
 from edgeaudio_runtime.detector import KeywordDetector
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import EdgeAudioError, ParityError
+from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.stream import LogitStream
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
@@ -88,16 +89,17 @@ def listen(
     """
     rate, streams, hours = bundle.features.sample_rate, {}, {}
     with progress_bar("listening to the phrase") as bar:
-        said = [_codes(bundle, [clip], program) for clip in _recordings(positives, rate, skipped, bar)]
+        said = [_codes(bundle, [clip], program) for clip in recordings(positives, rate, skipped, bar)]
     for folder in negatives:
-        clips = list(_recordings(folder, rate, skipped, None))
+        clips = list(recordings(folder, rate, skipped))
         say(f"listening to {len(clips)} recordings of {folder}")
         hours[str(folder)] = sum(map(len, clips)) / rate / 3600
         streams[str(folder)] = _codes(bundle, clips, program)
     return Recordings(positives=tuple(said), negatives=streams, hours=hours)
 
 
-def _recordings(folder: Path, rate: int, skipped: Sequence[str], bar: Any) -> Iterator[npt.NDArray[np.int16]]:
+def recordings(folder: Path, rate: int, skipped: Sequence[str], bar: Any = None) -> Iterator[npt.NDArray[np.int16]]:
+    """Every recording below ``folder`` at ``rate`` Hz but those in folders of a ``skipped`` name; ``bar`` is told."""
     from edgeaudio_models.audio_files import is_audio, read_audio
 
     files = [path for path in sorted(folder.rglob("*")) if is_audio(path) and not set(skipped) & set(path.parts)]
@@ -115,8 +117,8 @@ def _codes(bundle: Bundle, clips: Sequence[npt.NDArray[np.int16]], program: Prog
     return np.concatenate([*parts, stream.flush()[0]])
 
 
-def count_events(bundle: Bundle, codes: Codes, *, threshold: float) -> int:
-    """Events of any reported label in the logit codes of one stream, at this threshold."""
+def count_events(bundle: Bundle, codes: Codes, *, threshold: float, quant: QuantParams | None = None) -> int:
+    """Events of any reported label in the logit codes of one stream; ``quant`` of the codes if not the bundle's."""
     config = replace(
         bundle.detector_config,
         threshold=threshold,
@@ -127,19 +129,23 @@ def count_events(bundle: Bundle, codes: Codes, *, threshold: float) -> int:
         config,
         labels=bundle.labels,
         background_labels=bundle.background_labels,
-        output_quant=bundle.manifest.network.output_quant,
+        output_quant=quant or bundle.manifest.network.output_quant,
         clock=bundle.clock,
     )
     return len(detector.process(codes)) + len(detector.flush())
 
 
-def rows(bundle: Bundle, heard: Recordings, thresholds: Sequence[float] = THRESHOLDS) -> list[Row]:
-    """Misses and false accepts at each threshold."""
+def rows(
+    bundle: Bundle, heard: Recordings, thresholds: Sequence[float] = THRESHOLDS, *, quant: QuantParams | None = None
+) -> list[Row]:
+    """Misses and false accepts at each threshold; ``quant`` of the logit codes where it is not the bundle's."""
     hours, total = sum(heard.hours.values()), len(heard.positives)
     found = []
     for threshold in thresholds:
-        hits = sum(count_events(bundle, codes, threshold=threshold) > 0 for codes in heard.positives)
-        false = sum(count_events(bundle, codes, threshold=threshold) for codes in heard.negatives.values())
+        counts = [count_events(bundle, codes, threshold=threshold, quant=quant) for codes in heard.positives]
+        hits = sum(count > 0 for count in counts)
+        streams = heard.negatives.values()
+        false = sum(count_events(bundle, codes, threshold=threshold, quant=quant) for codes in streams)
         found.append(
             Row(
                 threshold=threshold,

@@ -13,10 +13,10 @@ from edgeaudio.commands.options import PathType, cache_option, echo_json, force_
 from edgeaudio.progress import progress_bar
 from edgeaudio.zoo.listing import listed_entries, render_listing
 from edgeaudio_models.zoo_entries import BUNDLE, CARD_TEXT, RECIPE, entry_folder
+from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.staging import staged_directory
 
 if TYPE_CHECKING:
-    from edgeaudio.zoo.judging import Measurements
     from edgeaudio_models.checkpoint import Checkpoint
 
 Command = Callable[..., Any]
@@ -66,6 +66,12 @@ def measure_options(command: Command) -> Command:
             "--noise", multiple=True, metavar="NAME=PATTERN", help="Noise training has not heard; may be repeated."
         ),
         click.option("--split", help="Split to measure on; default: test, which the corpus must have."),
+        click.option(
+            "--negatives", multiple=True, type=PathType, help="Of a wake word: speech without it; may be repeated."
+        ),
+        click.option(
+            "--test", type=PathType, help="Corpus to measure on, of a wake word recordings of it; default: --data."
+        ),
     ):
         command = option(command)
     return command
@@ -73,14 +79,14 @@ def measure_options(command: Command) -> Command:
 
 @zoo.command()
 @click.argument("checkpoint", type=PathType)
-@click.option("--data", "folder", type=PathType, required=True, help="Corpus to calibrate and to measure on.")
+@click.option("--data", "folder", type=PathType, help="Corpus to calibrate on, as for `export`.")
 @click.option("--recipe", help="Name or TOML file whose calibration and detector are taken; default: the checkpoint's.")
 @measure_options
 @click.option("--output", type=PathType, required=True, help="Entry to write.")
 @cache_option
 @force_option
 @json_option
-def build(checkpoint: Path, folder: Path, output: Path, force: bool, as_json: bool, **options: Any) -> None:
+def build(checkpoint: Path, folder: Path | None, output: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Make an entry of CHECKPOINT: float16 weights, int8 bundle, certificate, everything measured, card."""
     from edgeaudio_models.checkpoint import load_checkpoint
 
@@ -90,13 +96,13 @@ def build(checkpoint: Path, folder: Path, output: Path, force: bool, as_json: bo
 
 @zoo.command()
 @click.argument("name")
-@click.option("--data", "folder", type=PathType, required=True, help="Corpus to train, calibrate and measure on.")
+@click.option("--data", "folder", type=PathType, help="Corpus to train and calibrate on, as for `train`.")
 @measure_options
 @click.option("--output", type=PathType, required=True, help="Folder for the training and, below it, the new entry.")
 @cache_option
 @force_option
 @json_option
-def retrain(name: str, folder: Path, output: Path, force: bool, as_json: bool, **options: Any) -> None:
+def retrain(name: str, folder: Path | None, output: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Train NAME anew by its own recipe and leave OUTPUT/entry; a killed run goes on where it stopped."""
     from edgeaudio.commands.train import run_training
 
@@ -108,17 +114,19 @@ def retrain(name: str, folder: Path, output: Path, force: bool, as_json: bool, *
 
 def run_build(
     checkpoint: Checkpoint,
-    folder: Path,
+    folder: Path | None,
     output: Path,
     *,
     force: bool,
     recipe: str | None = None,
     cache: Path | None = None,
+    test: Path | None = None,
     **measured: Any,
 ) -> dict[str, Any]:
     """Load the clips of the checkpoint's recipe, then build the entry and return its card."""
     from edgeaudio.zoo.building import build_entry, with_calibration
     from edgeaudio.zoo.judging import Measurements
+    from edgeaudio.zoo.reproduce import retrain_command
     from edgeaudio_models.corpora import default_cache_folder
     from edgeaudio_models.recipe import load_recipe
     from edgeaudio_models.recipe_data import load_training_data
@@ -127,17 +135,14 @@ def run_build(
     refuse_overwrite(output, force=force)
     if recipe is not None:
         checkpoint = with_calibration(checkpoint, load_recipe(recipe))
-    measure = Measurements(folder=folder, cache=cache or default_cache_folder(), **measured)
+    tested = test or folder
+    if tested is None:
+        raise SpecError("neither --data nor --test is given; an entry is measured on recordings, name them")
+    measure = Measurements(folder=tested, cache=cache or default_cache_folder(), **measured)
     with progress_bar("loading clips") as progress:
         data = load_training_data(checkpoint.recipe, data_folder=folder, cache_folder=measure.cache, progress=progress)
-    return build_entry(checkpoint, data, output, measure=measure, commands=_how(checkpoint, measure), force=force)
-
-
-def _how(checkpoint: Checkpoint, measure: Measurements) -> tuple[str, ...]:
-    """How anybody makes the entry again, without the folders of this machine."""
-    from edgeaudio.zoo.reproduce import retrain_command
-
-    return (retrain_command(checkpoint.name, measure),)
+    commands = (retrain_command(checkpoint.name, folder, measure),)
+    return build_entry(checkpoint, data, output, measure=measure, commands=commands, force=force)
 
 
 def _echo_entry(card: dict[str, Any], output: Path, *, as_json: bool) -> None:

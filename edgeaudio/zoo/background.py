@@ -52,4 +52,3 @@ def background_figures(bundle: Bundle, folder: Path) -> dict[str, Any]:
         "per_hour_ci95": list(rate_interval(count, hours)),
         "claimable_per_hour": claimable_rate(hours),
     }
-

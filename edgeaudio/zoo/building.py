@@ -163,10 +163,21 @@ def _headline(figures: Mapping[str, Any]) -> str:
         task = figures["word_errors"]
         about = f"of {task['n_words']:,} words in {task['n']} strings ({task['data']}, split {task['split']})"
         return f"Word error rate {task['int8']:.2%} {about}."
+    if "wake_word" in figures:
+        return _wake_word_headline(figures["wake_word"])
     task = figures["accuracy"]
     low, high = task["int8_ci95"]
     interval = f"95 % by speaker: {100 * low:.1f} to {100 * high:.1f}"
     return f"{task['int8']:.2%} of the {task['split']} clips of {task['data']} are right ({interval})."
+
+
+def _wake_word_headline(found: Mapping[str, Any]) -> str:
+    row = next(row for row in found["rows"] if row["threshold"] == found["threshold_of_bundle"])
+    hours = sum(found["hours"].values())
+    return (
+        f"{row['miss_rate']:.1%} of {row['positives']} recordings are missed, with {row['false_accepts']} false "
+        f"accepts in {hours:.2f} hours of other speech."
+    )
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from edgeaudio.licences import SHARE_ALIKE
-from edgeaudio.zoo.card_figures import background_lines, condition_lines, keyword_lines, string_lines
+from edgeaudio.zoo.card_figures import background_lines, condition_lines, keyword_lines, string_lines, wake_word_lines
 from edgeaudio.zoo.markdown import table
 
 Card = Mapping[str, Any]
@@ -126,6 +126,7 @@ _SECTIONS: tuple[Callable[[Card], Iterator[str]], ...] = (
     _data,
     keyword_lines,
     string_lines,
+    wake_word_lines,
     condition_lines,
     background_lines,
     _hears,

@@ -152,3 +152,42 @@ def background_lines(card: Card) -> Iterator[str]:
         f"above. {found['hours']:.2f} hours support no claim below {found['claimable_per_hour']:.1f} an hour; none is "
         "made."
     )
+
+
+def wake_word_lines(card: Card) -> Iterator[str]:
+    """Misses and false accepts by threshold, and what the hours can support."""
+    found = card.get("wake_word")
+    if found is None:
+        return
+    hours = ", ".join(f"{folder} {length:.2f} h" for folder, length in found["hours"].items())
+    yield "## Misses and false accepts"
+    yield ""
+    yield (
+        f"{found['rows'][0]['positives']} recordings of {found['data']}, each heard from a reset; other speech in one "
+        f"stream a folder: {hours}. Intervals are 95 % (Clopper and Pearson; Poisson)."
+    )
+    yield ""
+    yield from table(
+        ("threshold", "missed, float", "missed, int8", "false accepts, float", "false accepts, int8", "an hour, int8"),
+        [_threshold_row(row, other, found) for row, other in zip(found["rows"], found["float_rows"], strict=True)],
+    )
+    yield ""
+    needed = ", ".join(f"{rate} an hour {length:.1f} h" for rate, length in found["hours_needed"].items())
+    yield (
+        "These hours without a false accept support no claim below "
+        f"{found['claimable_without_false_accept']:.1f} an hour; less is not claimed. Hours that lower rates would take: "
+        f"{needed}."
+    )
+
+
+def _threshold_row(row: Mapping[str, Any], other: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
+    mark = " (bundle)" if row["threshold"] == found["threshold_of_bundle"] else ""
+    least, most = row["false_accept_interval"]
+    return (
+        f"{row['threshold']:g}{mark}",
+        f"{other['miss_rate']:.1%}",
+        f"{row['miss_rate']:.1%} {_interval(row['miss_interval'])}",
+        str(other["false_accepts"]),
+        str(row["false_accepts"]),
+        f"{row['false_accepts_an_hour']:.2f} ({least:.2f} to {most:.2f})",
+    )

@@ -25,8 +25,8 @@ class Judged:
 
     figures: dict[str, Any]
     """Sections of the card."""
-    task: dict[str, Any]
-    """The task as a certificate has it."""
+    task: dict[str, Any] | None = None
+    """The task as a certificate has it; None where it has none."""
     stages: tuple[Stage, ...] = ()
     """Verdicts that the certificate rests on, beside the ladder's."""
 
@@ -40,7 +40,9 @@ class Measurements:
     """What an entry is measured on."""
 
     folder: Path
-    """Labelled corpus."""
+    """Labelled corpus; of a wake word recordings of it."""
+    negatives: tuple[Path, ...] = ()
+    """Of a wake word: folders of speech without it."""
     split: str | None = None
     """Split of it; None is "test", which it must have."""
     noise: tuple[str, ...] = ()
@@ -64,6 +66,10 @@ def open_judge(checkpoint: Checkpoint, measure: Measurements) -> Judge:
         ParityError: The corpus has no test split and no other was named.
         CorpusError, SpecError: Clips or noise cannot be had as asked for.
     """
+    if checkpoint.recipe.corpus.kind == "wake_word":
+        return _stream_judge(measure)
+    if measure.negatives:
+        raise SpecError(f"negatives are for wake words; recipe {checkpoint.name!r} is judged on labelled recordings")
     return _string_judge(measure) if checkpoint.task == "ctc" else _clip_judge(checkpoint, measure)
 
 
@@ -109,6 +115,19 @@ def _string_judge(measure: Measurements) -> Judge:
         about = {"data": measure.folder.resolve().name, "split": split}
         figures["word_errors"].update(about)
         return Judged(figures=figures, task={**figures["hearings"], **about}, stages=(verdict,))
+
+    return judge
+
+
+def _stream_judge(measure: Measurements) -> Judge:
+    from edgeaudio.zoo.stream_figures import stream_figures
+
+    if not measure.negatives:
+        raise SpecError("negatives=() must be at least one folder of speech without the wake word; give --negatives")
+
+    def judge(bundle: Bundle, network: FloatNetwork) -> Judged:
+        figures = stream_figures(bundle, network, measure.folder, measure.negatives)
+        return Judged(figures=figures)
 
     return judge
 

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 VARIABLE = "EDGEAUDIO_DATA"
 
 
-def retrain_command(name: str, measure: Measurements) -> str:
-    """``edgeaudio zoo retrain`` of an entry, with the same measurements."""
-    words = ["edgeaudio zoo retrain", shlex.quote(name), "--data", shown(measure.folder)]
+def retrain_command(name: str, data: Path | None, measure: Measurements) -> str:
+    """``edgeaudio zoo retrain`` of an entry from its corpus ``data``, with the same measurements."""
+    words = ["edgeaudio zoo retrain", shlex.quote(name)]
+    if data is not None:
+        words += ["--data", shown(data)]
+    if measure.folder != data:
+        words += ["--test", shown(measure.folder)]
+    for negatives in measure.negatives:
+        words += ["--negatives", shown(negatives)]
     if measure.split is not None:
         words += ["--split", shlex.quote(measure.split)]
     for noise in measure.noise:
