@@ -175,8 +175,8 @@ def wake_word_lines(card: Card) -> Iterator[str]:
     needed = ", ".join(f"{rate} an hour {length:.1f} h" for rate, length in found["hours_needed"].items())
     yield (
         "These hours without a false accept support no claim below "
-        f"{found['claimable_without_false_accept']:.1f} an hour; less is not claimed. Hours that lower rates would take: "
-        f"{needed}."
+        f"{found['claimable_without_false_accept']:.1f} an hour; less is not claimed. Hours that lower rates would "
+        f"take: {needed}."
     )
 
 
