@@ -25,14 +25,17 @@ from edgeaudio_runtime.features import FeatureSpec
 from edgeaudio_runtime.manifest import Quantization
 from edgeaudio_runtime.presets import PRESETS, preset, windowed_preset
 from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
+from edgeaudio_runtime.stream import MAX_WINDOWED_SAMPLES
 
 if TYPE_CHECKING:
     from edgeaudio_export.bundle_writer import BundleContents
+    from edgeaudio_export.foreign.huggingface import HuggingFaceModel
     from edgeaudio_export.foreign.module import UserModule
     from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork
     from edgeaudio_export.foreign.step_model import StepModel
     from edgeaudio_export.network import StreamingNetwork
     from edgeaudio_export.quantize import QuantizedNetwork
+    from edgeaudio_export.windows import Windows
 
 Features = npt.NDArray[np.float32]
 Int16 = npt.NDArray[np.int16]
@@ -57,13 +60,21 @@ class ForeignModel:
     """Feature frames a step takes, where the file leaves it open."""
     window_frames: int | None = None
     """Feature frames a decision rests on; None measures the receptive field."""
+    hop_frames: int | None = None
+    """Feature frames from one window to the next, for a model without states; None takes about a quarter of one."""
+    licence: str | None = None
+    """SPDX identifier of the model's licence."""
     module: UserModule | None = None
     """The model itself, where a callable returned it."""
+    huggingface: HuggingFaceModel | None = None
+    """The model itself, where it came from a Hugging Face directory."""
 
     @property
     def name(self) -> str:
         """For people."""
-        return self.path.stem if self.module is None else self.module.name
+        if self.module is not None:
+            return self.module.name
+        return self.path.resolve().name if self.huggingface is not None else self.path.stem
 
     @property
     def network(self) -> StreamingNetwork | None:
@@ -102,9 +113,12 @@ def export_onnx(
 
     refuse_overwrite(target, force=force)
     step = read_step(model)
+    windows = plan(model, step)
+    for line in (f"{model.path}: {how_it_listens(model, step, windows)}", *notes_of(model)):
+        say(line)
     quantized = quantize_onnx(model, step, data, choices)
     with staged_directory(target, force=force) as staged:
-        write_bundle(staged, _contents(model, step, quantized, data), say=say)
+        write_bundle(staged, _contents(model, step, windows, quantized, data), say=say)
         bundle = open_bundle(staged)
         say("climbing the parity ladder")
         document = certificate(bundle, run_ladder(bundle, data.held_out))
@@ -123,6 +137,8 @@ def read_step(model: ForeignModel) -> StepModel:
         "n_labels": len(model.labels),
         "step_frames": model.step_frames,
     }
+    if model.huggingface is not None:
+        return model.huggingface.build()
     if model.module is not None:
         return model.module.step_model(**sizes)
     if model.path.suffix == ".pt2":
@@ -132,6 +148,40 @@ def read_step(model: ForeignModel) -> StepModel:
     from edgeaudio_export.foreign.reader import read_step_model
 
     return read_step_model(model.path, **sizes)
+
+
+def plan(model: ForeignModel, step: StepModel) -> Windows | None:
+    """Where the windows of a keyword model without states lie; None for what streams, or hears whole recordings.
+
+    Raises:
+        SpecError: A hop for a model that has no overlapping windows, or one longer than a window.
+    """
+    from edgeaudio_export.windows import plan_windows
+
+    if model.task == "keyword" and not step.state_names and not step.whole:
+        return plan_windows(model.features, step.step_frames, hop_frames=model.hop_frames)
+    if model.hop_frames is not None:
+        raise SpecError(
+            f"{model.path}: hop_frames={model.hop_frames} is for a keyword model without states; leave it out"
+        )
+    return None
+
+
+def how_it_listens(model: ForeignModel, step: StepModel, windows: Windows | None) -> str:
+    """In words: a stream, windows, or whole recordings."""
+    frame_s = model.features.hop_length / model.features.sample_rate
+    if step.whole:
+        return f"whole recordings of up to {MAX_WINDOWED_SAMPLES // model.features.sample_rate} s"
+    if windows is not None:
+        return f"windows of {windows.input_frames * frame_s:g} s, one every {windows.hop_frames * frame_s:g} s"
+    if step.state_names:
+        return f"streams in steps of {step.step_frames * frame_s:g} s"
+    return f"windows of {step.step_frames * frame_s:g} s, one after another"
+
+
+def notes_of(model: ForeignModel) -> tuple[str, ...]:
+    """What a user must know beside."""
+    return () if model.huggingface is None else model.huggingface.notes
 
 
 def quantize_onnx(
@@ -160,13 +210,16 @@ def quantize_onnx(
 
 
 def _contents(
-    model: ForeignModel, step: StepModel, quantized: QuantizedNetwork | OnnxOnlyNetwork, data: CalibrationData
+    model: ForeignModel,
+    step: StepModel,
+    windows: Windows | None,
+    quantized: QuantizedNetwork | OnnxOnlyNetwork,
+    data: CalibrationData,
 ) -> BundleContents:
     from edgeaudio_export.bundle_writer import BundleContents
-    from edgeaudio_export.foreign.receptive_field import receptive_field_frames
     from edgeaudio_models.corpora import BACKGROUND_LABELS
 
-    field = receptive_field_frames(step) if step.state_names else step.step_frames
+    field = _receptive_field(model, step)
     source = {"levels_db": None, "seed": None} if data.streams is not None else calibration_facts(model.features)
     return BundleContents(
         name=model.name,
@@ -187,9 +240,21 @@ def _contents(
             recipe=recipe_facts(quantized),
         ),
         decoding=_decoding(model),
-        provenance=_provenance(model, step),
+        provenance=_provenance(model, step, windows),
+        windows=windows,
+        whole=step.whole,
         golden_samples=golden_samples(model.labels, model.features.sample_rate),
     )
+
+
+def _receptive_field(model: ForeignModel, step: StepModel) -> int:
+    if step.whole:
+        return MAX_WINDOWED_SAMPLES // model.features.hop_length
+    if not step.state_names:
+        return step.step_frames
+    from edgeaudio_export.foreign.receptive_field import receptive_field_frames
+
+    return receptive_field_frames(step)
 
 
 def _decoding(model: ForeignModel) -> dict[str, Any]:
@@ -199,24 +264,45 @@ def _decoding(model: ForeignModel) -> dict[str, Any]:
         return DetectorConfig().to_dict()
     from edgeaudio_runtime.ctc_decoder import DecoderConfig
 
+    if model.huggingface is not None:
+        return DecoderConfig(byte_level=model.huggingface.byte_level).to_dict()
     return DecoderConfig(separator=" " if any(len(label) > 1 for label in model.labels[1:]) else "").to_dict()
 
 
-def _provenance(model: ForeignModel, step: StepModel) -> dict[str, Any]:
+def _provenance(model: ForeignModel, step: StepModel, windows: Windows | None) -> dict[str, Any]:
     from onnx import TensorProto
 
     weights = [entry for entry in step.model.graph.initializer if entry.data_type == TensorProto.FLOAT]
-    kind = "torch module" if model.module is not None else _KINDS[model.path.suffix]
-    source = {"source_sha256": hashlib.sha256(model.path.read_bytes()).hexdigest()} if model.path.is_file() else {}
+    digest = _digest(model.path)
     return {
-        "architecture": f"{kind} {model.path.name}",
+        "architecture": _architecture(model),
         "parameters": int(sum(np.prod(entry.dims) for entry in weights)),
-        **source,
+        "listens": how_it_listens(model, step, windows),
+        "notes": list(notes_of(model)),
+        "licence": model.licence or "unknown",
+        **({} if digest is None else {"source_sha256": digest}),
         "edgeaudio": metadata.version("edgeaudio"),
     }
 
 
-_KINDS = {".onnx": "ONNX model", ".pt2": "torch.export program"}
+def _architecture(model: ForeignModel) -> str:
+    if model.huggingface is not None:
+        return f"{model.huggingface.architecture} of {model.name}"
+    if model.module is not None:
+        return f"torch module {model.path.name}"
+    return f"{'torch.export program' if model.path.suffix == '.pt2' else 'ONNX model'} {model.path.name}"
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file, or of the weights and configuration of a directory in the order of their names."""
+    inside = [file for file in path.glob("*.*") if file.suffix in (".safetensors", ".bin", ".json")]
+    files = [path] if path.is_file() else sorted(inside)
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def read_front_end(text: str | Mapping[str, Any] | FeatureSpec) -> FeatureSpec:

@@ -11,7 +11,6 @@ from edgeaudio.commands.foreign import (
     foreign_options,
     read_foreign,
     refuse_for_checkpoint,
-    refuse_for_float,
     with_backend,
 )
 from edgeaudio.commands.options import PathType, cache_option, echo_json, force_option, json_option
@@ -67,9 +66,12 @@ from edgeaudio_runtime.errors import SpecError
 @click.option(
     "--hop-frames",
     type=click.IntRange(min=1),
-    help="For a .tflite model without state: frames from one window to the next; default: about a quarter of a window.",
+    help="For a foreign keyword model without states: frames from one window to the next; default: about a quarter.",
 )
-@click.option("--licence", help="For a .tflite model: SPDX identifier of its licence.")
+@click.option("--licence", help="For a foreign model: SPDX identifier of its licence.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.05, max=60), help="For a Hugging Face classifier of raw samples: window."
+)
 @cache_option
 @force_option
 @json_option
@@ -79,20 +81,22 @@ def export(
     """Quantize MODEL and write a certified bundle; exit 1 if it did not pass.
 
     MODEL is a checkpoint, a float ONNX file, a torch.export program (.pt2), package.module:callable that returns a
-    torch module, or a .tflite file, which is taken as it is.
+    torch module, a Hugging Face directory, or a .tflite file, which is taken as it is.
     """
     foreign = {name: choices.pop(name) for name in _FOREIGN}
     as_is = {name: choices.pop(name) for name in ("hop_frames", "licence")}
+    own = {"seconds": choices.pop("seconds")}
     shared = {"cache": cache, "force": force, **choices}
     kind = kind_of(model)
     if kind == "checkpoint":
-        refuse_for_checkpoint(model, foreign | as_is)
+        refuse_for_checkpoint(model, foreign | as_is | own)
         document = run_export(model, output, folder, **shared)
     elif kind == "tflite":
+        if own["seconds"] is not None:
+            raise SpecError(f"{model}: --seconds is for a Hugging Face directory; leave it out")
         document = run_tflite_export(model, output, folder, **foreign, **as_is, **shared)
     else:
-        refuse_for_float(model, as_is)
-        document = run_foreign_export(model, output, folder, **foreign, **shared)
+        document = run_foreign_export(model, output, folder, **foreign, **as_is, **own, **shared)
     if as_json:
         echo_json(document)
     else:
@@ -101,6 +105,8 @@ def export(
     raise SystemExit(0 if document["passed"] else 1)
 
 
+HUGGINGFACE_CLIPS = 16
+"""Calibration clips where the caller does not say: they only say how large the logits become."""
 _FOREIGN = ("front_end", "labels", "task", "calibration_features", "step_frames", "window_frames")
 
 
@@ -153,6 +159,9 @@ def run_foreign_export(
     max_drop: float | None = None,
     step_frames: int | None = None,
     window_frames: int | None = None,
+    hop_frames: int | None = None,
+    licence: str | None = None,
+    seconds: float | None = None,
     **choices: Any,
 ) -> dict[str, Any]:
     """Export a float model of elsewhere with what it does not say of itself."""
@@ -165,12 +174,17 @@ def run_foreign_export(
     refuse_overwrite(output, force=force)
     foreign = read_foreign(
         model, front_end=front_end, labels=labels, task=task, step_frames=step_frames, window_frames=window_frames,
+        hop_frames=hop_frames, licence=licence, seconds=seconds,
         sources={"--data": folder, "--calibration-features": calibration_features},
     )  # fmt: skip
     if max_drop is not None:
         raise SpecError(f"max_drop={max_drop:g} needs a checkpoint; choose layers of a foreign model by --recipe")
     quantization = None if recipe is None else load_quantization_recipe(recipe)
     spec = foreign.features
+    if foreign.huggingface is not None:
+        choices = {**choices, "clips": choices["clips"] or HUGGINGFACE_CLIPS}
+        if quantization is None:
+            choices["method"] = choices["method"] or "dynamic_w8"
     if calibration_features is not None:
         data = onnx_side.read_calibration_features(calibration_features, spec.n_features)
     else:

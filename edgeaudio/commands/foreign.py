@@ -13,6 +13,7 @@ from edgeaudio_runtime.errors import SpecError
 
 if TYPE_CHECKING:
     from edgeaudio.onnx_exporting import ForeignModel
+    from edgeaudio_export.foreign.module import UserModule
     from edgeaudio_export.quantization_recipe import QuantizationRecipe
 
 
@@ -45,13 +46,6 @@ def refuse_for_checkpoint(model: Path, foreign: Mapping[str, object]) -> None:
         raise SpecError(f"{model}: {given} are for a foreign model ({FOREIGN_FORMS}); leave them out")
 
 
-def refuse_for_float(model: Path, as_is: Mapping[str, object]) -> None:
-    """Raise SpecError if an option of ``as_is``, by parameter name, was given with a model that is quantized here."""
-    given = [f"--{name.replace('_', '-')}" for name, value in as_is.items() if value is not None]
-    if given:
-        raise SpecError(f"{model}: {given} are for a .tflite model; leave them out")
-
-
 def read_foreign(
     model: Path,
     *,
@@ -61,6 +55,9 @@ def read_foreign(
     task: str | None,
     step_frames: int | None,
     window_frames: int | None = None,
+    hop_frames: int | None = None,
+    licence: str | None = None,
+    seconds: float | None = None,
 ) -> ForeignModel:
     """A foreign model with what was said of it; ``sources`` are the options that calibrate, one of which must be given.
 
@@ -73,17 +70,20 @@ def read_foreign(
     from edgeaudio.loading.kinds import kind_of
     from edgeaudio.onnx_exporting import ForeignModel, check_labels, read_front_end, read_labels
 
-    module, facts = None, dict[str, Any]()
-    if kind_of(model) == "module":
-        from edgeaudio_export.foreign.module import load_module
-
-        module = load_module(str(model))
-        facts = dict(module.facts)
+    kind = kind_of(model)
+    if seconds is not None and kind != "huggingface":
+        raise SpecError(f"{model}: --seconds is for a Hugging Face directory; say --step-frames")
+    if kind == "huggingface":
+        given = {"front_end": front_end, "labels": labels, "task": task, "step_frames": step_frames}
+        _check_huggingface(model, sources, given | {"window_frames": window_frames})
+        return _read_huggingface(model, seconds=seconds, hop_frames=hop_frames, licence=licence)
+    module = _load_module(str(model)) if kind == "module" else None
+    facts = dict(module.facts) if module is not None else {}
     front_end = front_end or facts.get("front_end")
     named = labels or facts.get("labels")
     if front_end is None or named is None or sum(path is not None for path in sources.values()) != 1:
         one_of = "one of " * (len(sources) > 1) + " and ".join(sources)
-        article = {"onnx": "an ONNX model", "pt2": "a torch program"}.get(kind_of(model), "a module")
+        article = {"onnx": "an ONNX model", "pt2": "a torch program"}.get(kind, "a module")
         raise SpecError(f"{model}: {article} needs --front-end, --labels, and {one_of}")
     return ForeignModel(
         path=model,
@@ -92,7 +92,41 @@ def read_foreign(
         task=task or facts.get("task") or "keyword",
         step_frames=step_frames,
         window_frames=window_frames or facts.get("window_frames"),
+        hop_frames=hop_frames,
+        licence=licence,
         module=module,
+    )
+
+
+def _load_module(reference: str) -> UserModule:
+    from edgeaudio_export.foreign.module import load_module
+
+    return load_module(reference)
+
+
+def _check_huggingface(model: Path, sources: Mapping[str, Path | None], given: Mapping[str, object]) -> None:
+    refused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if refused:
+        raise SpecError(f"{model}: a Hugging Face directory says {refused} itself; leave them out")
+    if sources.get("--data") is None or any(path for name, path in sources.items() if name != "--data"):
+        raise SpecError(f"{model}: a Hugging Face directory needs --data, recordings that calibrate its boundary")
+
+
+def _read_huggingface(
+    model: Path, *, seconds: float | None, hop_frames: int | None, licence: str | None
+) -> ForeignModel:
+    from edgeaudio.onnx_exporting import ForeignModel, check_labels
+    from edgeaudio_export.foreign.huggingface import read_huggingface
+
+    found = read_huggingface(model, **({} if seconds is None else {"seconds": seconds}))
+    return ForeignModel(
+        path=model,
+        features=found.features,
+        labels=check_labels(str(model), found.labels),
+        task=found.task,
+        hop_frames=hop_frames,
+        licence=licence,
+        huggingface=found,
     )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.errors import ParityError
+from edgeaudio_runtime.front_end import compute_features
 
 Float32 = npt.NDArray[np.float32]
 FloatNetwork = Callable[[Float32], Float32]
@@ -56,9 +57,21 @@ class _OnnxSteps:
         self._states = [entry for entry in self._session.get_inputs() if entry.name != "features"]
         self._outputs = ["logits", *(entry.name.removesuffix("_in") + "_out" for entry in self._states)]
         self._step_frames = bundle.manifest.network.step_frames
+        self._whole = bundle.manifest.mode == "whole"
+        self._window = bundle.manifest.network.input_frames
+        self._silence = np.empty((0, bundle.features.n_features), np.float32)
+        if self._window is not None:
+            n_kept = self._window + bundle.manifest.network.latency_frames - self._step_frames
+            frame = compute_features(bundle.features, np.zeros(bundle.features.win_length, np.int16))[:1]
+            self._silence = np.repeat(frame, n_kept, axis=0)
 
     def run(self, features: Float32) -> Float32:
         """See :meth:`FloatReference.run`."""
+        if self._whole:
+            answer: Float32 = self._session.run(["logits"], {"features": features[None]})[0][0]
+            return answer
+        if self._window is not None:
+            return self._windows(features, self._window)
         state = {entry.name: np.zeros(entry.shape, dtype=np.float32) for entry in self._states}
         logits = []
         for i in range(0, len(features), self._step_frames):
@@ -67,3 +80,9 @@ class _OnnxSteps:
             state = dict(zip(state, after, strict=True))
             logits.append(answer[0])
         return np.concatenate(logits)
+
+    def _windows(self, features: Float32, window: int) -> Float32:
+        frames = np.concatenate((self._silence, features))
+        starts = range(0, len(features), self._step_frames)
+        cut = (frames[None, start : start + window] for start in starts)
+        return np.concatenate([self._session.run(["logits"], {"features": part})[0][0] for part in cut])

@@ -7,6 +7,7 @@ import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -14,7 +15,6 @@ from onnxruntime.quantization.registry import IntegerOpsRegistry
 
 from edgeaudio_export.onnxruntime_path import ADVICE
 from edgeaudio_export.quiet import quiet_root
-
 
 OPERATIONS = tuple(IntegerOpsRegistry)
 """Operations that ONNX Runtime knows to quantize at run time."""
@@ -38,6 +38,9 @@ def quantize_dynamically(
     # ONNX Runtime moves the weights of the model it is given into a temporary file.
     own = onnx.ModelProto()
     own.CopyFrom(model)
+    for node in own.graph.node:
+        if node.op_type == "Loop":
+            _quantize_body(own, node.attribute[0].g, per_channel=per_channel, reduce_range=reduce_range, leave=leave)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), quiet_root(ADVICE):
         path = Path(folder) / "dynamic.onnx"
         quantize_dynamic(
@@ -50,3 +53,19 @@ def quantize_dynamically(
             extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
         )
         return onnx.load(str(path))
+
+
+def _quantize_body(model: onnx.ModelProto, body: onnx.GraphProto, **options: Any) -> None:
+    """Quantize the body of a loop, whose weights lie with those of the model, as a model of its own."""
+    read = {name for node in body.node for name in node.input}
+    weights = [entry for entry in model.graph.initializer if entry.name in read]
+    graph = onnx.helper.make_graph(list(body.node), body.name, list(body.input), list(body.output), weights)
+    alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    quantized = quantize_dynamically(alone, **options).graph
+    del body.node[:]
+    body.node.extend(quantized.node)
+    outside = {name for node in model.graph.node for name in node.input}
+    kept = [entry for entry in model.graph.initializer if entry.name not in read or entry.name in outside]
+    names = {entry.name for entry in kept}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, *(entry for entry in quantized.initializer if entry.name not in names)])

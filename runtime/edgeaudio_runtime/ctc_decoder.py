@@ -29,10 +29,14 @@ class DecoderConfig:
     """Between two labels: "" where labels are characters, " " where they are words."""
     trailing_blank_s: float = 0.8
     """A transcript is final after this many seconds of blanks, 0.04 to 60."""
+    byte_level: bool = False
+    """Whether labels are spelt in the byte-level alphabet of GPT-2; the text is the UTF-8 they stand for."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.separator, str):
             raise SpecError(f"separator={self.separator!r} must be a string")
+        if type(self.byte_level) is not bool:
+            raise SpecError(f"byte_level={self.byte_level!r} must be true or false")
         seconds = self.trailing_blank_s
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0.04 <= seconds <= 60:
             raise SpecError(f"trailing_blank_s={seconds!r} must be a number from 0.04 to 60")
@@ -51,6 +55,14 @@ class DecoderConfig:
         """Inverse of :meth:`to_dict`; a missing field takes its default, an unknown one is refused by name."""
         every = frozenset(entry.name for entry in fields(cls))
         return cls(**checked_fields(cls, values, what="decoder", optional=every - {"schema_version"}))
+
+
+def byte_level_text(text: str) -> str:
+    """Text that the byte-level alphabet spells: printable Latin-1 stands for itself, the other bytes from U+0100 on."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in own]
+    alphabet = {chr(byte): byte for byte in own} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    return bytes(alphabet[letter] for letter in text if letter in alphabet).decode("utf-8", "replace")
 
 
 class CtcDecoder:
@@ -132,12 +144,16 @@ class CtcDecoder:
     def _event(self, *, final: bool) -> TranscriptEvent:
         tokens = tuple(self._tokens)
         return TranscriptEvent(
-            text=self._config.separator.join(token.label for token in tokens),
+            text=self._text(tokens),
             final=final,
             start_s=tokens[0].start_s,
             end_s=tokens[-1].end_s,
             tokens=tokens,
         )
+
+    def _text(self, tokens: Sequence[Token]) -> str:
+        text = self._config.separator.join(token.label for token in tokens)
+        return byte_level_text(text) if self._config.byte_level else text
 
     def _span(self, output: int) -> tuple[float, float]:
         """The output's share of the newest frames' hops, latency taken off, not before the stream."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.events import Event
-from edgeaudio_runtime.features import FeatureSpec, MelSpec
+from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
@@ -36,7 +36,10 @@ class Listener(Protocol):
 
 
 def activity(spec: FeatureSpec, features: Features) -> npt.NDArray[np.float32]:
-    """One loudness-like value a frame: the sum of its features, or the first coefficient of a DCT."""
+    """One loudness-like value a frame: the sum of its features, the first coefficient of a DCT, raw samples in dB."""
+    if isinstance(spec, PcmSpec):
+        power = np.add.reduce(features * features, axis=1) / np.float32(spec.win_length)
+        return np.float32(10) * np.log10(power + np.float32(1e-10))
     if isinstance(spec, MelSpec) and spec.n_dct > 0:
         return features[:, 0]
     # Summing along the contiguous axis gives a frame the same value whatever stands beside it.

@@ -21,9 +21,14 @@ def load_program(bundle: Bundle, engine: str) -> Program:
         raise
     except EdgeAudioError as error:
         raise type(error)(f"{bundle.path}: engine {engine!r}: {error}") from error
-    promised = _signature(bundle)
+    promised = artifact_signature(bundle)
     if program.signature != promised:
         raise BundleError(f"the artifact of engine={engine!r} has {program.signature}, the manifest says {promised}")
+    return in_stream(bundle, program)
+
+
+def in_stream(bundle: Bundle, program: Program) -> Program:
+    """The program of an artifact as a stream sees it: behind a memory of frames where it looks at windows."""
     if bundle.manifest.network.input_frames is None:
         return program
     from edgeaudio_runtime.engines.windowed import WindowedProgram
@@ -32,7 +37,8 @@ def load_program(bundle: Bundle, engine: str) -> Program:
     return WindowedProgram(program, network.signature, latency_frames=network.latency_frames, features=bundle.features)
 
 
-def _signature(bundle: Bundle) -> NetworkSignature:
+def artifact_signature(bundle: Bundle) -> NetworkSignature:
+    """What the artifacts of the bundle take and give."""
     manifest = bundle.manifest
     return replace(manifest.network.artifact_signature, whole=manifest.mode == "whole")
 
@@ -49,7 +55,7 @@ def _load_onnxruntime(bundle: Bundle) -> Program:
     from edgeaudio_runtime.engines.onnxruntime_engine import OnnxRuntimeProgram
 
     data = bundle.read(_one(bundle, "onnxruntime", "model").path)
-    return OnnxRuntimeProgram(data, _signature(bundle), **_promises(bundle, "onnxruntime"))
+    return OnnxRuntimeProgram(data, artifact_signature(bundle), **_promises(bundle, "onnxruntime"))
 
 
 def _load_litert(bundle: Bundle) -> Program:
@@ -59,7 +65,7 @@ def _load_litert(bundle: Bundle) -> Program:
     network = bundle.manifest.network
     return LiteRtProgram(
         data,
-        _signature(bundle),
+        artifact_signature(bundle),
         **_promises(bundle, "litert"),
         tensors=network.tensors,
         hidden_state=network.hidden_state,

@@ -113,7 +113,7 @@ def test_its_bundle_hears_a_recording_is_inspected_and_proven(
     assert proof.exit_code == 0
 
 
-def test_a_model_without_state_hears_its_window_step_by_step(run: Any, face: Any, labels: Path, tmp_path: Path) -> None:
+def test_a_model_without_state_hears_overlapping_windows(run: Any, face: Any, labels: Path, tmp_path: Path) -> None:
     net = WindowedNet(N_FEATURES, len(LABELS))
     path = write_onnx(tmp_path / "windowed.onnx", net, n_features=N_FEATURES, frames=20)
     streams = np.random.default_rng(0).normal(-8, 3, (4, 100, N_FEATURES)).astype(np.float32)
@@ -121,8 +121,10 @@ def test_a_model_without_state_hears_its_window_step_by_step(run: Any, face: Any
     options = ("--front-end", "log_mel", "--labels", labels, "--calibration-features", tmp_path / "features.npy")
     result = run("export", path, "--output", tmp_path / "b", *options)
     assert result.exit_code == 0, result.output
-    network = open_bundle(tmp_path / "b").manifest.network
-    assert (network.step_frames, network.window_frames, network.states) == (20, 20, ())
+    manifest = open_bundle(tmp_path / "b").manifest
+    # Of the hops from 2 to 6 frames, those of 2 put a window onto a clip of 20 frames (22 begin in it) at once.
+    assert (manifest.mode, manifest.network.input_frames, manifest.network.step_frames) == ("windowed", 20, 2)
+    assert "windowed.onnx: windows of 0.2 s, one every 0.02 s" in result.stderr
 
 
 def test_a_checkpoint_is_quantized_dynamically(run: Any, face: Any, tmp_path: Path) -> None:

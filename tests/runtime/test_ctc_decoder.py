@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeaudio_runtime.bundle import open_bundle
-from edgeaudio_runtime.ctc_decoder import CtcDecoder, DecoderConfig
+from edgeaudio_runtime.ctc_decoder import CtcDecoder, DecoderConfig, byte_level_text
 from edgeaudio_runtime.errors import BundleError, SpecError
 from edgeaudio_runtime.extent import StreamClock
 
@@ -132,3 +132,13 @@ def test_wrong_settings_are_named(values: dict[str, object], words: str) -> None
 def test_settings_survive_the_way_to_json_and_back(ctc_bundle: Path) -> None:
     config = open_bundle(ctc_bundle).decoder_config
     assert DecoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_byte_level_labels_are_read_as_the_utf_8_they_spell() -> None:
+    # GPT-2's alphabet: a space is U+0120; é is the bytes C3 A9, which stand for themselves.
+    config = DecoderConfig(byte_level=True)
+    listening = CtcDecoder(config, labels=("<blank>", "\u0120caf", "Ã", "©"), clock=CLOCK)
+    rows = np.eye(4, dtype=np.int8)[[1, 2, 3]]
+    assert [event.text for event in listening.process(rows)] == [" caf", " caf\ufffd", " café"]
+    # Bytes 0 to 255 each have one letter: the first of those that are not printable is U+0100.
+    assert byte_level_text("\u0100\u010aa\u3042") == "\x00\na"

@@ -162,7 +162,7 @@ class LogMel(nn.Module):
         real, imaginary = functional.conv1d(padded, self.dft, stride=self.hop_length)[:, :, :-1].chunk(2, dim=1)
         mel = functional.conv1d(real * real + imaginary * imaginary, self.mel)
         log = torch.clamp(mel, min=LOG_FLOOR).log10()
-        return (torch.maximum(log, log.amax() - DYNAMIC_RANGE) + 4.0) / 4.0
+        return (torch.maximum(log, log.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE) + 4.0) / 4.0
 
 
 class _Encoder(nn.Module):
@@ -205,7 +205,7 @@ def _step_model(parts: Parts, spec: PcmSpec, loop: GreedyLoop, features: QuantPa
 
 
 def _traced(parts: Parts, frames: int, hop_length: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """Encoder and decoder as ONNX: ``features -> hidden`` and ``(tokens, hidden) -> scores``."""
+    """Encoder and decoder as ONNX: ``features -> hidden`` and ``(tokens, memory) -> scores``."""
     config = parts.config
     samples = torch.zeros(1, frames, hop_length)
     tokens = torch.ones(1, 5, dtype=torch.int64)
@@ -221,7 +221,7 @@ def _traced(parts: Parts, frames: int, hop_length: int) -> tuple[onnx.ModelProto
         raise ExportError(f"torch.export cannot trace it: {str(error).splitlines()[0]}") from error
     return (
         prepared(onnx_of_program(encoder, ["features"], ["hidden"], opset=OPSET_INT16)),
-        prepared(onnx_of_program(decoder, ["tokens", "hidden"], ["scores"], opset=OPSET_INT16)),
+        prepared(onnx_of_program(decoder, ["tokens", "memory"], ["scores"], opset=OPSET_INT16)),
     )
 
 
@@ -231,13 +231,13 @@ def compose(encoder: onnx.ModelProto, decoder: onnx.ModelProto, loop: GreedyLoop
     Rows behind the end of the text are blanks. So the greedy decoder of CTC reads what the loop chose, repeats too.
     """
     _prefix(encoder.graph, "encoder_", keep=("features", "hidden"))
-    _prefix(decoder.graph, "decoder_", keep=("tokens", "hidden", "scores"))
+    _prefix(decoder.graph, "decoder_", keep=("tokens", "memory", "scores"))
     graph = encoder.graph
     constants = [*graph.initializer, *decoder.graph.initializer, *_constants(loop)]
     body = _body(decoder.graph, loop)
     nodes = [
         *graph.node,
-        helper.make_node("Loop", ["limit", "true", "prompt"], ["said"], name="greedy", body=body),
+        helper.make_node("Loop", ["limit", "true", "prompt", "hidden"], ["said", ""], name="greedy", body=body),
         *_rows(loop),
     ]
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 2 * loop.n_tokens, loop.n_labels))
@@ -250,7 +250,10 @@ def compose(encoder: onnx.ModelProto, decoder: onnx.ModelProto, loop: GreedyLoop
 
 
 def _body(decoder: onnx.GraphProto, loop: GreedyLoop) -> onnx.GraphProto:
-    """One turn: ``(turn, go_on, tokens) -> (go_on, tokens and the best next one)``."""
+    """One turn: ``(turn, go_on, tokens, memory) -> (go_on, tokens and the best next one, memory)``.
+
+    The memory goes in and out, although it stays the same: quantizers sort nodes by what they see a node read.
+    """
     node = helper.make_node
     nodes = [
         *decoder.node,
@@ -262,12 +265,15 @@ def _body(decoder: onnx.GraphProto, loop: GreedyLoop) -> onnx.GraphProto:
         node("Equal", ["best", "end"], ["is_end"]),
         node("Not", ["is_end"], ["goes_on"]),
         node("Reshape", ["goes_on", "scalar"], ["go_on_after"]),
+        node("Identity", ["memory"], ["memory_after"]),
     ]
     for i, entry in enumerate(nodes):
         entry.name = entry.name or f"greedy_{i}"
     boolean, integer = TensorProto.BOOL, TensorProto.INT64
-    inputs = [("turn", integer, ()), ("go_on", boolean, ()), ("tokens", integer, (1, None))]
-    outputs = [("go_on_after", boolean, ()), ("tokens_after", integer, (1, None))]
+    memory = tuple(dimension.dim_value for dimension in decoder.input[1].type.tensor_type.shape.dim)
+    carried = [("tokens", integer, (1, None)), ("memory", TensorProto.FLOAT, memory)]
+    inputs = [("turn", integer, ()), ("go_on", boolean, ()), *carried]
+    outputs = [("go_on_after", boolean, ()), *((f"{name}_after", *rest) for name, *rest in carried)]
     return helper.make_graph(
         nodes, "turn", *([helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs))
     )
