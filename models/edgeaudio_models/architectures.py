@@ -50,7 +50,7 @@ def architecture(name: str) -> Architecture:
 
 
 def architecture_config(name: str, values: Mapping[str, Any]) -> Any:
-    """Configuration of ``name`` from plain values; unknown and missing keys are refused by name."""
+    """Configuration of ``name`` from plain values; unknown and missing keys and wrong types are refused by name."""
     config_type = architecture(name).config_type
     known = {field.name for field in fields(config_type)}
     unknown = sorted(set(values) - known)
@@ -59,7 +59,20 @@ def architecture_config(name: str, values: Mapping[str, Any]) -> Any:
     missing = sorted({"n_features", "n_labels"} - set(values))
     if missing:
         raise SpecError(f"architecture {name!r}: parameters {missing} are missing")
+    for field in fields(config_type):
+        if field.name in values and not _fits(str(field.type), values[field.name]):
+            rule = _KINDS.get(str(field.type), "a list of whole numbers")
+            raise SpecError(f"architecture {name!r}: {field.name}={values[field.name]!r} must be {rule}")
     return config_type(**values)
+
+
+_KINDS = {"int": "a whole number", "float": "a number"}
+
+
+def _fits(kind: str, value: object) -> bool:
+    if kind not in _KINDS:
+        return isinstance(value, (list, tuple)) and all(_fits("int", each) for each in value)
+    return isinstance(value, (int, float) if kind == "float" else int) and not isinstance(value, bool)
 
 
 def config_values(config: Any) -> dict[str, Any]:

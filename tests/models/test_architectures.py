@@ -186,6 +186,13 @@ def test_plain_values_come_back_from_a_configuration(name: str) -> None:
         ),
         ("ds_tc_resnet", {**DEFAULTS, "chanels": 8}, r"unknown parameters \['chanels'\]; it has \['channels'"),
         ("ctc_net", {"n_features": 40}, r"parameters \['n_labels'\] are missing"),
+        (
+            "ds_tc_resnet",
+            {**DEFAULTS, "kernel_sizes": 9},
+            "'ds_tc_resnet': kernel_sizes=9 must be a list of whole numb",
+        ),
+        ("gru_net", {**DEFAULTS, "hidden": "64"}, "architecture 'gru_net': hidden='64' must be a whole number"),
+        ("bc_resnet", {**DEFAULTS, "scale": None}, "architecture 'bc_resnet': scale=None must be a number"),
         ("ds_tc_resnet", {**DEFAULTS, "step_frames": 3}, "step_frames=3 must be a multiple of stem_stride=2"),
         ("ds_tc_resnet", {**DEFAULTS, "window_frames": 30}, "window_frames=30 must be a multiple of step_frames=4"),
         ("ds_tc_resnet", {**DEFAULTS, "window_frames": 4}, "window_frames=4 must be .* and exceed it"),
