@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,7 @@ from edgeaudio.commands.options import PathType, cache_option, echo_json, force_
 from edgeaudio.progress import progress_bar, say
 
 if TYPE_CHECKING:
+    from edgeaudio_models.corpora.windows import Window
     from edgeaudio_models.synthesis import SynthesizedCorpus
 
 
@@ -112,6 +114,47 @@ def synthesize(
     with staged_directory(folder, force=force) as staged:
         _write_corpus(staged, corpus)
     click.echo(folder)
+
+
+@data.command()
+@click.argument("folder", type=PathType)
+@click.option(
+    "--speech", "speech", type=PathType, multiple=True, required=True, help="A corpus of speech; one or more."
+)
+@click.option("--noise", "noise", type=(str, PathType), multiple=True, required=True,
+              help="Name of a data set and a folder of its recordings, without speech; one or more.")  # fmt: skip
+@click.option("--test-noise", multiple=True, help="Beginning of names of noise recordings that are for the test.")
+@click.option("--seconds", type=float, default=0.32, show_default=True, help="Length of a window.")
+@click.option("--rate", "sample_rate", type=int, default=16_000, show_default=True, help="Sample rate in Hz.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@force_option
+def windows(folder: Path, noise: tuple[tuple[str, Path], ...], force: bool, **plan: Any) -> None:
+    """Cut windows of speech and of no speech from recordings into FOLDER, with a manifest.csv: a corpus for vad."""
+    from edgeaudio_models.corpora.windows import WindowPlan, cut_windows
+    from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
+
+    refuse_overwrite(folder, force=force)
+    chosen = WindowPlan(noise=tuple(noise), **plan)
+    with staged_directory(folder, force=force) as staged:
+        count = _write_windows(staged, cut_windows(chosen), chosen.sample_rate)
+    say(f"{count} windows of {chosen.seconds:g} s")
+    click.echo(folder)
+
+
+def _write_windows(folder: Path, found: Iterator[Window], sample_rate: int) -> int:
+    import soundfile
+
+    count = 0
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "label", "word", "speaker", "split", "samples", "sample_rate", "source"])
+        for count, window in enumerate(found, start=1):
+            path = Path(window.split) / window.label / f"{count:06d}.flac"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / path, window.samples, sample_rate, subtype="PCM_16")
+            facts = (window.label, "", window.speaker, window.split, len(window.samples), sample_rate, window.source)
+            rows.writerow([path.as_posix(), *facts])
+    return count
 
 
 def _write_corpus(folder: Path, corpus: SynthesizedCorpus) -> None:

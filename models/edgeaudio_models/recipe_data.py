@@ -32,7 +32,7 @@ from edgeaudio_runtime.presets import preset
 VALIDATION_PERCENT = 10
 """Share of the speakers (or clips) set aside where a corpus has no splits of its own."""
 CLIP_SECONDS = 1
-"""Length of a clip: the averaging window of the keyword networks."""
+"""Length of a clip where no recipe says otherwise: the averaging window of the keyword networks."""
 _AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus")
 
 BLANK_LABEL = "<blank>"
@@ -106,11 +106,10 @@ def _recorded(recipe: Recipe, folder: Path, cache: Path | None, progress: Progre
     corpus = join_corpora(parts)
     require_sound(corpus)
     rate, labels = preset(recipe.features.preset).sample_rate, recipe.corpus.labels
+    n_samples = round(recipe.corpus.clip_seconds * rate)
 
     def examples(part: Corpus) -> Examples:
-        waveforms = load_waveforms(
-            part, sample_rate=rate, n_samples=CLIP_SECONDS * rate, cache_folder=cache, progress=progress
-        )
+        waveforms = load_waveforms(part, sample_rate=rate, n_samples=n_samples, cache_folder=cache, progress=progress)
         index = np.array([labels.index(clip.label) for clip in part.clips], dtype=np.int64)
         return Examples(waveforms=waveforms, label_indices=index)
 
@@ -139,7 +138,7 @@ def with_splits(corpus: Corpus) -> Corpus:
 
 
 def drawn_split(clip: Clip) -> str:
-    """"train" or, for ``VALIDATION_PERCENT`` of the speakers (or files), "validation"; by a hash of the name."""
+    """ "train" or, for ``VALIDATION_PERCENT`` of the speakers (or files), "validation"; by a hash of the name."""
     key = clip.speaker or clip.path.name
     percent = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
     return "validation" if percent < VALIDATION_PERCENT else "train"
