@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAX_WHEEL_BYTES = 150_000
+MAX_ZOO_BYTES = 15_000_000
+"""Of the zoo as it lies in the repository, not compressed."""
 NATIVE = "edgeaudio_runtime/native_front_end.so"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
@@ -246,3 +248,37 @@ def test_every_public_name_can_be_loaded() -> None:
     assert set(edgeaudio_runtime.__all__) <= set(dir(edgeaudio_runtime))
     with pytest.raises(AttributeError, match="module 'edgeaudio_runtime' has no attribute 'AudioSteam'"):
         _ = edgeaudio_runtime.AudioSteam
+
+
+@pytest.fixture(scope="module")
+def build_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the build side: face, models with their zoo, export."""
+    place = tmp_path_factory.mktemp("build_side")
+    source = place / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    for name in ("edgeaudio", "models", "export"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    checked([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist", source])
+    return next((place / "dist").glob("edgeaudio-*.whl"))
+
+
+def test_the_wheel_of_the_build_side_holds_the_zoo_and_the_recipes(build_side: Path) -> None:
+    models = ROOT / "models"
+    wanted = {
+        path.relative_to(models).as_posix(): path.stat().st_size
+        for folder in ("zoo", "recipes")
+        for path in (models / "edgeaudio_models" / folder).rglob("*")
+        if path.is_file()
+    }
+    with zipfile.ZipFile(build_side) as archive:
+        held = {info.filename: info.file_size for info in archive.infolist()}
+    assert wanted
+    assert {name: held.get(name) for name in wanted} == wanted
+    assert sum(size for name, size in held.items() if name.startswith("edgeaudio_models/zoo/")) < MAX_ZOO_BYTES
+    assert {name.split("/")[0] for name in held if ".dist-info" not in name} == {
+        "edgeaudio",
+        "edgeaudio_models",
+        "edgeaudio_export",
+    }

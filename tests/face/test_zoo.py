@@ -12,11 +12,14 @@ import pytest
 
 from edgeaudio.licences import commercial_use, spdx
 from edgeaudio.parity.task import LabelledClips
+from edgeaudio.parity.word_errors import SpokenString
 from edgeaudio.zoo.card import render_entry_card
+from edgeaudio.zoo.card_figures import string_lines
 from edgeaudio.zoo.keyword_figures import confusion
 from edgeaudio.zoo.noise import Noise, in_noise, open_noise, without_label
 from edgeaudio.zoo.reproduce import shown
 from edgeaudio.zoo.speed import processor_model
+from edgeaudio.zoo.string_figures import in_noise as strings_in_noise
 from edgeaudio_models.zoo_entries import ZOO_FOLDER, entry_names
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.cli import main as run_main
@@ -189,13 +192,74 @@ def test_an_entry_proves_itself_with_its_own_folder_as_checkpoint(run: Any, buil
 
 
 @pytest.mark.slow
-def test_an_entry_exports_as_a_checkpoint_does(run: Any, built: Path, face: Any, tmp_path: Path) -> None:
-    made = run("export", built, "--data", face.corpus, "--cache", face.cache, "--output", tmp_path / "bundle")
-    assert made.exit_code == 0, made.stderr
-    same = ("model.json", "model.bin")
-    assert [(tmp_path / "bundle" / name).read_bytes() for name in same] == [
-        (built / "bundle" / name).read_bytes() for name in same
-    ]
+def test_an_entry_quantizes_to_the_graph_of_its_bundle_again(built: Path, face: Any, tmp_path: Path) -> None:
+    from edgeaudio.exporting import ExportChoices, quantize_checkpoint
+    from edgeaudio_models.checkpoint import load_checkpoint
+    from edgeaudio_models.recipe_data import load_training_data
+    from edgeaudio_runtime.graph_file import save_graph
+
+    checkpoint = load_checkpoint(built)
+    data = load_training_data(checkpoint.recipe, data_folder=face.corpus, cache_folder=face.cache)
+    again = quantize_checkpoint(checkpoint, data.train, ExportChoices())
+    save_graph(again.graph, tmp_path / "model.json", tmp_path / "model.bin")
+    for name in ("model.json", "model.bin"):
+        assert (tmp_path / name).read_bytes() == (built / "bundle" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_wake_word_is_judged_in_streams_float_beside_int8(built: Path, face: Any) -> None:
+    from edgeaudio.exporting import torch_side
+    from edgeaudio.zoo.card_figures import wake_word_lines
+    from edgeaudio.zoo.stream_figures import stream_figures
+    from edgeaudio_models.checkpoint import load_checkpoint
+
+    bundle, side = open_bundle(built / "bundle"), torch_side(load_checkpoint(built))
+    found = stream_figures(bundle, side.offline, face.corpus / "low", [face.corpus / "chirp", face.corpus / "high"])
+    figures = found["wake_word"]
+    # 14 clips of a second in each folder.
+    assert list(figures["hours"]) == ["chirp", "high"]
+    assert list(figures["hours"].values()) == pytest.approx([14 / 3600] * 2)
+    for row, other in zip(figures["rows"], figures["float_rows"], strict=True):
+        assert row["threshold"] == other["threshold"]
+        assert row["positives"] == other["positives"] == 14
+        # int8 may move a decision on the edge of a threshold, not more.
+        assert abs(row["misses"] - other["misses"]) <= 2
+        assert abs(row["false_accepts"] - other["false_accepts"]) <= 2
+    text = "\n".join(wake_word_lines(found))
+    assert "14 recordings of low, each heard from a reset" in text
+    assert "| 0.6 (bundle) |" in text
+
+
+def test_negatives_are_for_wake_words_alone(run: Any, face: Any, tmp_path: Path) -> None:
+    refused = run(
+        "zoo", "build", face.checkpoint, "--data", face.corpus, "--cache", face.cache, "--negatives", face.corpus,
+        "--output", tmp_path / "entry",
+    )  # fmt: skip
+    assert refused.exit_code == 2
+    assert "negatives are for wake words; recipe 'tones' is judged on labelled recordings" in refused.stderr
+
+
+def test_strings_are_mixed_with_noise_that_is_repeated_as_needed() -> None:
+    noise = Noise(name="n", samples=np.array([10, -10], dtype=np.int16))
+    string = SpokenString(samples=np.array([100, -100, 100, -100, 100], dtype=np.int16), words=("a",), speaker="")
+    (mixed,) = strings_in_noise([string], noise, 20.0)
+    # Mean powers of 10,000 and 100 are 20 dB apart already.
+    assert np.abs(mixed.samples - string.samples).tolist() == [10] * 5
+    assert mixed.words == ("a",)
+
+
+def test_word_errors_have_a_section_of_their_own() -> None:
+    errors = {"substitutions": 3, "deletions": 2, "insertions": 1}
+    row = {
+        "n": 200, "n_words": 1000, "n_speakers": 1, "n_hearings": 16, "data": "digits", "split": "test", "float": 0.1,
+        "int8": 0.104, "delta": 0.004, "ci95": [0.001, 0.007], "float_ci95": [0.08, 0.12], "int8_ci95": [0.085, 0.125],
+        "agreement": 0.97, "float_errors": errors, "int8_errors": errors,
+    }  # fmt: skip
+    lines = list(string_lines({"word_errors": row, "hearings": row}))
+    assert lines[0] == "## Word errors"
+    assert "200 strings of 3 to 7 words (1,000 in all)" in lines[2]
+    assert "| once | 200 | 10.00% (8.0 to 12.0) | 10.40% (8.5 to 12.5) | +0.40 (+0.10 to +0.70) | 97.00% |" in lines
+    assert lines[-1] == "- int8, once: 3 substitutions, 2 deletions, 1 insertions"
 
 
 @pytest.mark.slow
