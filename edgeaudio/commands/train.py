@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", "folder", type=PathType, help="Folder of the corpus, for a recipe that trains on recordings.")
+@click.option(
+    "--data",
+    help="Folder of the corpus, for a recipe that trains on recordings; or a stream: 'train-{000..099}.tar', hf:NAME.",
+)
+@click.option("--validation", help="Stream to choose by, beside a stream to train on.")
 @click.option("--output", type=PathType, required=True, help="Folder for the training state and the checkpoint.")
 @click.option("--phrase", help="What to listen for, for the recipe wake-word.")
-@click.option(
-    "--background", "folder", type=PathType, help="Speech and noise without the phrase, for wake-word; same as --data."
-)
+@click.option("--background", type=PathType, help="Speech and noise without the phrase, for wake-word; same as --data.")
 @click.option("--epochs", type=int, help="Other number of epochs than the recipe's.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps; auto takes a GPU if any.")
 @click.option("--log-dir", type=PathType, help="Folder for TensorBoard scalars.")
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
 @json_option
 def train(
     recipe: str,
-    folder: Path | None,
+    data: str | None,
+    validation: str | None,
     output: Path,
+    background: Path | None,
     phrase: str | None,
     epochs: int | None,
     device: str,
@@ -51,13 +55,16 @@ def train(
 
     Several processes share every batch: torchrun --nproc-per-node 2 -m edgeaudio train RECIPE ...
     """
+    from edgeaudio_models.streams import is_stream
     from edgeaudio_models.workers import join_workers
 
     with join_workers(device) as workers:
         checkpoint = run_training(
             recipe,
-            folder,
+            Path(data) if data is not None else background,
             output,
+            stream=data if is_stream(data or "") else None,
+            validation=validation,
             phrase=phrase,
             epochs=epochs,
             cache=cache,
@@ -78,6 +85,8 @@ def run_training(
     folder: Path | None,
     output: Path,
     *,
+    stream: str | None = None,
+    validation: str | None = None,
     phrase: str | None = None,
     epochs: int | None = None,
     cache: Path | None = None,
@@ -85,10 +94,14 @@ def run_training(
     log_dir: Path | None = None,
     workers: Workers | None = None,
 ) -> Checkpoint:
-    """Load the recipe and its clips, then train; ``workers`` None is this process alone, on the processor."""
+    """Load the recipe and its clips, then train.
+
+    ``stream`` takes the place of ``folder``; ``workers`` None is this process alone, on the processor.
+    """
     from dataclasses import replace
 
     from edgeaudio_models.recipe import load_recipe
+    from edgeaudio_models.streams import load_stream_data
     from edgeaudio_models.training import train as train_recipe
     from edgeaudio_models.workers import ALONE
     from edgeaudio_runtime.staging import refuse_overwrite
@@ -98,11 +111,15 @@ def run_training(
     if epochs is not None:
         recipe = replace(recipe, training=replace(recipe.training, epochs=epochs))
     refuse_overwrite(output / "checkpoint", force=force)
+    if stream is None and validation is not None:
+        raise click.UsageError(f"--validation={validation} goes with a stream in --data; a folder has its own split")
     if recipe.corpus.kind == "wake_word":
+        if workers.size > 1:
+            raise click.UsageError(f"{workers.size} processes must be 1 for a wake word; start it without torchrun")
         with _reports(recipe, log_dir) as report:
             return run_wake_word(recipe, folder, output, cache=cache, force=force, progress=report)
     with workers.leader_first():
-        data = _load(recipe, folder, cache)
+        data = _load(recipe, folder, cache) if stream is None else load_stream_data(recipe, stream, validation)
     if not workers.leads:
         return train_recipe(recipe, data, output, force=force, workers=workers)
     say(f"training {recipe.name}: {len(data.train)} clips, {len(data.validation)} to choose by")

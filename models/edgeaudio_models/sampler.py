@@ -51,6 +51,10 @@ class MemoryDraws(Draws):
 
 def draws_of(data: TrainingData, recipe: Recipe) -> Draws:
     """How the batches of ``recipe`` are drawn from ``data``."""
+    if data.window is not None:
+        from edgeaudio_models.streams.window import WindowDraws
+
+        return WindowDraws(data.window, recipe.corpus.labels, recipe.training)
     label_indices = torch.from_numpy(data.train.label_indices).to(torch.int64)
     weights = sampling_weights(label_indices, recipe.corpus.labels, recipe.training)
     return MemoryDraws(weights, recipe.training.batch_size)

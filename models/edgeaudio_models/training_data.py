@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.errors import SpecError
+
+if TYPE_CHECKING:
+    from edgeaudio_models.streams.window import ClipWindow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,8 @@ class TrainingData:
     """One long recording of noise ``[M]``; None leaves generated noise alone."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the clips come from and on what terms, JSON-ready; goes into the checkpoint."""
+    window: ClipWindow | None = None
+    """Where the clips of ``train`` are replaced from while the training goes on; None means that they are all."""
 
     def __post_init__(self) -> None:
         if self.train.waveforms.shape[1] != self.validation.waveforms.shape[1]:
@@ -65,11 +70,12 @@ class TrainingData:
                 raise SpecError(f"label indices of {name} span {low}..{high}, {rule}, as the recipe's labels say")
 
     def digest(self) -> str:
-        """Hex digest over every clip and label: two runs on equal data are the same run."""
+        """Hex digest over every clip and label, or the name of the stream: two runs on equal data are the same run."""
         digest = hashlib.blake2b(digest_size=16)
+        if self.window is not None:
+            digest.update(self.window.identity.encode())
         for array in (
-            self.train.waveforms,
-            self.train.label_indices,
+            *(() if self.window is not None else (self.train.waveforms, self.train.label_indices)),
             self.validation.waveforms,
             self.validation.label_indices,
             np.zeros(0, np.int16) if self.noise is None else self.noise,
