@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgeaudio_export.errors import ExportError
+
 FEATURES, IMAGE_FEATURES, LOGITS = "NTC", "NTF", "NTC"
 """Features as channels of a convolution over time, features as an image, and logits."""
 RESHAPES = (
@@ -18,8 +20,10 @@ RESHAPES = (
 """Changes of shape that there are, for messages."""
 
 
-def state_axes(rank: int) -> str:
-    """``[N, C, K]`` or ``[N, C, K, F]``."""
+def state_axes(state: str, rank: int) -> str:
+    """``[N, C, K]`` or ``[N, C, K, F]``; refuses a state of another rank."""
+    if rank not in (3, 4):
+        raise ExportError(f"state {state!r} has {rank} axes, must be [N, C, K] or [N, C, K, F]; reshape it in forward")
     return "NCTF" if rank == 4 else "NCT"
 
 

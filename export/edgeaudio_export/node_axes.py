@@ -36,10 +36,10 @@ def node_axes(module: GraphModule, inputs: Sequence[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for node in module.graph.nodes:
-        if node.name in inputs:
-            image = node.name == inputs[0] and _is_image(node)
-            features = IMAGE_FEATURES if image else FEATURES
-            found[node.name] = features if node.name == inputs[0] else state_axes(rank(node))
+        if node.name == inputs[0]:
+            found[node.name] = IMAGE_FEATURES if _is_image(node) else FEATURES
+        elif node.name in inputs:
+            found[node.name] = state_axes(node.name, rank(node))
         sources = [source for source in node.all_input_nodes if source.name in found]
         if node.op == "call_function" and sources and hasattr(node.meta.get("val"), "shape"):
             found[node.name] = _after(node, sources[0], found[sources[0].name])

@@ -3,6 +3,7 @@ once."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -47,12 +48,13 @@ def float_network(networks: ModuleType) -> Callable[[str], Any]:
     """A settled network by its class name, made once."""
     import torch
 
-    made = {}
-    with torch.random.fork_rng(devices=[]):
-        for name in ("Keyword", "Ctc"):
+    @functools.cache
+    def make(name: str) -> Any:
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)  # one network in every run: what tests measure on it shall not change from run to run
-            made[name] = networks.settled(getattr(networks, name)())
-    return lambda name: made[name]
+            return networks.settled(getattr(networks, name)())
+
+    return make
 
 
 @pytest.fixture(scope="session")

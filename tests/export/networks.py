@@ -151,11 +151,15 @@ class Spectral(nn.Module):
         x, depthwise = torch.relu(self.depthwise_norm(self.depthwise(fifo))), fifo[:, :, -2:]
         x = torch.relu(x + self.pointwise(self.mean(x)))
         gate = torch.sigmoid(self.gate(self.pool(self.mean(x))))
-        x = x * gate.repeat_interleave(2, dim=2)
+        x = x * self.held(gate)
         x = self.classifier(x.permute(0, 2, 3, 1).flatten(2)).transpose(1, 2)
         fifo = torch.cat([average, x], dim=2)
         logits = self.average(fifo).transpose(1, 2)
         return logits, (stem, depthwise, fifo[:, :, 2 - self.window :])
+
+    def held(self, gate: Tensor) -> Tensor:
+        """The gate of each step for both of its frames."""
+        return gate.repeat_interleave(2, dim=2)
 
 
 def constant_taps(layer: nn.Conv2d) -> nn.Conv2d:

@@ -5,6 +5,7 @@ What can be rebuilt takes the way of a checkpoint: the same calibration, plan, q
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -32,7 +33,8 @@ CHECKED_STEPS = 12
 
 _RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 _WEIGHTED = frozenset({"Conv", "MatMul", "BatchNormalization"})
-_PLAIN = frozenset({"Relu", "Sigmoid", "Tanh", "Softmax", "Transpose", "Concat", "Slice", "Add", "Sub", "Mul"})
+_RESHAPING = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
+_PLAIN = _RESHAPING | {"Relu", "Sigmoid", "Tanh", "Softmax", "Transpose", "Concat", "Slice", "Add", "Sub", "Mul"}
 _SILENT = frozenset({"Identity", "Dropout", "Constant"})
 
 
@@ -88,16 +90,22 @@ def _reason(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> 
         return "a constant operand"
     if kind == "Slice" and not all(constant[1:]):
         return "bounds that are computed"
+    if kind in _RESHAPING and constant != [False, True]:
+        return "a shape that is computed"
     return ""
 
 
 def _conv_reason(attributes: dict[str, Any], constants: Mapping[str, onnx.TensorProto], node: onnx.NodeProto) -> str:
     if node.input[0] in constants or any(name not in constants for name in node.input[1:] if name):
         return "weights that are computed"
-    if len(constants[node.input[1]].dims) != 3:
-        return "not over time alone"
-    if any(attributes.get("pads", ())) or attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+    rank = len(constants[node.input[1]].dims) - 2
+    if rank not in (1, 2):
+        return "not over time, or time and frequency"
+    pads = attributes.get("pads", [0, 0] * rank)
+    if pads[0] or pads[rank] or attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         return "padding in time"
+    if pads[rank - 1] != pads[-1]:
+        return "padding of one side"
     return ""
 
 
@@ -160,19 +168,21 @@ class OnnxNetwork(nn.Module):
             return
         constants = {i: self._constants[name] for i, name in enumerate(inputs) if name in self._constants}
         data = [name for name in inputs if name not in self._constants]
-        if constants and kind not in ("Slice", "Dropout"):
+        if constants and kind not in {"Slice", "Dropout", *_RESHAPING}:
             raise ExportError(f"{kind} {node.name!r} has a constant operand; fold it into the layer before it")
         self._calls.append((output, _plain_call(kind, _attributes(node), constants), data))
 
     def conv(self, node: onnx.NodeProto) -> nn.Module:
-        """A ``Conv`` over time."""
+        """A ``Conv`` over time, or over time and frequency."""
         attributes, (weight, bias) = _attributes(node), self._weight_and_bias(node)
-        layer = nn.Conv1d(
+        rank = weight.ndim - 2
+        layer = (nn.Conv1d if rank == 1 else nn.Conv2d)(
             weight.shape[1] * attributes.get("group", 1),
             weight.shape[0],
-            weight.shape[2],
-            stride=int(attributes.get("strides", [1])[0]),
-            dilation=int(attributes.get("dilations", [1])[0]),
+            weight.shape[2:],
+            stride=tuple(attributes.get("strides", [1] * rank)),
+            padding=tuple(attributes.get("pads", [0] * rank)[:rank]),
+            dilation=tuple(attributes.get("dilations", [1] * rank)),
             groups=attributes.get("group", 1),
             bias=bias is not None,
         )
@@ -190,7 +200,7 @@ class OnnxNetwork(nn.Module):
     def batch_norm(self, node: onnx.NodeProto) -> nn.Module:
         """A ``BatchNormalization``."""
         gamma, beta, mean, variance = (self._constants[name] for name in node.input[1:5])
-        layer = nn.BatchNorm1d(len(gamma), eps=float(_attributes(node).get("epsilon", 1e-5)))
+        layer = _BatchNorm(len(gamma), eps=float(_attributes(node).get("epsilon", 1e-5)))
         _fill(layer, weight=gamma, bias=beta, running_mean=mean, running_var=variance)
         return layer
 
@@ -200,6 +210,13 @@ class OnnxNetwork(nn.Module):
 
     def _bias_behind(self, node: onnx.NodeProto) -> npt.NDArray[Any] | None:
         return self._constants.get(f"bias of {node.output[0]}")
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """Over channels of a tensor of any rank, as in ONNX."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any rank will do."""
 
 
 _LAYERS: Mapping[str, Callable[[OnnxNetwork, onnx.NodeProto], nn.Module]] = {
@@ -237,6 +254,8 @@ def _plain_call(kind: str, attributes: dict[str, Any], constants: dict[int, npt.
             return lambda x: torch.softmax(x, dim=attributes.get("axis", -1))
         case "Slice":
             return _slice(constants)
+        case "Reshape" | "Squeeze" | "Unsqueeze":
+            return _reshape(kind, [int(i) for i in constants[1]])
     return _SIMPLE[kind]
 
 
@@ -261,6 +280,20 @@ def _slice(constants: dict[int, npt.NDArray[Any]]) -> Callable[[Tensor], Tensor]
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
             x = torch.ops.aten.slice.Tensor(x, axis, start, end, step)
         return x
+
+    return call
+
+
+def _reshape(kind: str, numbers: list[int]) -> Callable[[Tensor], Tensor]:
+    """A change of shape; ``numbers`` are axes, or sizes of which 0 keeps what it was. The batch is left free."""
+    if kind == "Squeeze":
+        return lambda x: functools.reduce(torch.squeeze, sorted((i % x.dim() for i in numbers), reverse=True), x)
+    if kind == "Unsqueeze":
+        return lambda x: functools.reduce(torch.unsqueeze, sorted(i % (x.dim() + len(numbers)) for i in numbers), x)
+
+    def call(x: Tensor) -> Tensor:
+        sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(numbers)]
+        return x.reshape(x.shape[0], *sizes[1:]) if sizes[0] in (1, -1) else x.reshape(*sizes)
 
     return call
 

@@ -33,7 +33,7 @@ def layouts(graph: QdqGraph) -> dict[str, str]:
     Features and logits are ``[N, T, C]``, states ``[N, C, T]`` or ``[N, C, T, F]``; a Transpose changes the order, a
     Reshape, Squeeze or Unsqueeze adds or takes an axis of size 1 or joins bins and channels.
     """
-    found = {edge: state_axes(len(graph.shapes[edge])) for edge in graph.inputs[1:]}
+    found = {edge: state_axes(edge, len(graph.shapes[edge])) for edge in graph.inputs[1:]}
     found[graph.inputs[0]] = IMAGE_FEATURES if _are_an_image(graph) else FEATURES
     for node in graph.nodes:
         edges = [found[name] for name in node.inputs if name in found]
@@ -43,7 +43,7 @@ def layouts(graph: QdqGraph) -> dict[str, str]:
             )
         found[node.output] = _after(graph, node, edges[0])
     for index, edge in enumerate(graph.outputs):
-        wanted = state_axes(len(graph.shapes[edge])) if index else LOGITS
+        wanted = found[graph.inputs[index]] if index else LOGITS
         if found.get(edge) != wanted:
             raise ExportError(f"output {edge!r} has axes {found.get(edge)}, must be {wanted}; transpose it in forward")
     return found
