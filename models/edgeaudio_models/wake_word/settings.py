@@ -15,7 +15,7 @@ class WakeWordSettings:
     """What to listen for; empty in the recipe that comes with the package."""
     clip_seconds: float = 0.0
     """Length of a training stream; 0 takes the longest spoken phrase and ``surroundings_seconds``."""
-    surroundings_seconds: float = 1.2
+    surroundings_seconds: float = 1.0
     """Time beside the longest phrase in a stream."""
     positives: int = 2400
     """Times the phrase is said."""
@@ -37,6 +37,8 @@ class WakeWordSettings:
     """Most windows to take from that stream."""
     mining_epochs: int = 4
     """Passes of the second training, which hears them too."""
+    variants: int = 4
+    """Streams, rooms and noises that every clip is put into; microphones and masks are drawn at every step."""
     max_rate_change: float = 0.16
     """Every clip is played up to this share slower or faster, pitch and formants included: other vocal tracts."""
 
@@ -47,6 +49,8 @@ class WakeWordSettings:
         for name in ("near_words", "partial_clips", "noise_clips", "mined", "mining_epochs"):
             if getattr(self, name) < 0:
                 raise SpecError(f"wake_word.{name}={getattr(self, name)} must be >= 0")
+        if self.variants < 1:
+            raise SpecError(f"wake_word.variants={self.variants} must be >= 1")
         if not 0.0 <= self.max_rate_change < 0.5:
             raise SpecError(f"wake_word.max_rate_change={self.max_rate_change} must be in [0, 0.5)")
         if self.clip_seconds < 0 or self.surroundings_seconds < 0.4:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from edgeaudio_models.streaming import StreamingModule, run_from_reset
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.training_tasks import TrainingTask
-from edgeaudio_models.wake_word.streams import HEARD, NOT_HEARD, Streams, compose, targets, through_microphones
+from edgeaudio_models.wake_word.streams import HEARD, NOT_HEARD, compose, targets, through_microphones
 from edgeaudio_models.waveform_batches import add_surroundings
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import MelSpec
@@ -40,18 +41,24 @@ class WakeWordTask(TrainingTask):
         super().__init__(recipe, data, front_end)
         data.check_labels(2)
         self.db_in_features = decibel(front_end.spec)
-        generator = torch.Generator().manual_seed(recipe.training.seed)
-        self.validation_features, self.validation_has_phrase = self._validation(data.validation, generator)
+        seed = recipe.training.seed
+        parts = [self._surrounded(data.train, seed + i) for i in range(recipe.wake_word.variants)]
+        self.features = torch.stack([part.features for part in parts])
+        self.targets = torch.stack([part.targets for part in parts])
+        judged = self._surrounded(data.validation, seed)
+        generator = torch.Generator().manual_seed(seed)
+        self.validation_features = self._through_microphones(judged.features.to(torch.float32), generator)
+        self.validation_has_phrase = torch.from_numpy(data.validation.label_indices) == PHRASE_INDEX
 
     def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
         """See :meth:`TrainingTask.loss`."""
-        rows = self.waveforms[chosen].to(torch.float32) / 32768.0
-        streams = self._streams(rows, self.label_indices[chosen] == PHRASE_INDEX, generator)
-        features = mask_features(self._heard(streams, generator), self.recipe.augmentation, generator=generator)
+        variant = torch.randint(len(self.features), (len(chosen),), generator=generator)
+        features = self._through_microphones(self.features[variant, chosen].to(torch.float32), generator)
+        features = mask_features(features, self.recipe.augmentation, generator=generator)
         layout: AbstractContextManager[Any] = ChannelsLast()
         with layout:
             logits = run_from_reset(module, features)
-        wanted = self._targets(streams, logits.shape[1])
+        wanted = self.targets[variant, chosen].to(torch.int64)
         return stream_loss(logits, wanted, label_smoothing=self.recipe.training.label_smoothing)
 
     @torch.no_grad()
@@ -66,29 +73,30 @@ class WakeWordTask(TrainingTask):
             "n_streams": len(scores),
         }
 
-    def _validation(self, examples: Examples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Features of the validation streams, in rooms and noise like those of training but always the same."""
-        has_phrase = torch.from_numpy(examples.label_indices) == PHRASE_INDEX
-        features = []
-        for part in torch.split(torch.randperm(len(examples), generator=generator), BATCH_SIZE):
-            rows = torch.from_numpy(examples.waveforms[part.numpy()]).to(torch.float32) / 32768.0
-            streams = self._streams(rows, has_phrase[part], generator)
-            features.append((part, self._heard(streams, generator)))
-        order = torch.cat([part for part, _ in features])
-        return torch.cat([feature for _, feature in features]), has_phrase[order]
+    def _surrounded(self, examples: Examples, seed: int) -> Surrounded:
+        """Every example once in a stream, in a room and in noise; the seed decides all of it.
 
-    def _streams(self, rows: Tensor, has_phrase: Tensor, generator: torch.Generator) -> Streams:
-        return compose(
-            rows,
-            has_phrase,
+        Rooms and noise take most of the time of a step, so they are computed before the first one.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        has_phrase = torch.from_numpy(examples.label_indices) == PHRASE_INDEX
+        order = torch.randperm(len(examples), generator=generator)
+        parts = [self._batch(examples, has_phrase, part, generator) for part in torch.split(order, BATCH_SIZE)]
+        back = order.argsort()
+        return Surrounded(
+            features=torch.cat([part.features for part in parts])[back],
+            targets=torch.cat([part.targets for part in parts])[back],
+        )
+
+    def _batch(self, examples: Examples, has_phrase: Tensor, chosen: Tensor, generator: torch.Generator) -> Surrounded:
+        streams = compose(
+            torch.from_numpy(examples.waveforms[chosen.numpy()]).to(torch.float32) / 32768.0,
+            has_phrase[chosen],
             sample_rate=self.sample_rate,
             max_rate_change=self.recipe.wake_word.max_rate_change,
             generator=generator,
         )
-
-    def _heard(self, streams: Streams, generator: torch.Generator) -> Tensor:
-        """Features of streams in rooms and noise, through a microphone each."""
-        surrounded = add_surroundings(
+        heard = add_surroundings(
             streams.waveforms,
             self.recipe.augmentation,
             bed=self.bed,
@@ -96,12 +104,28 @@ class WakeWordTask(TrainingTask):
             sample_rate=self.sample_rate,
             rooms=self.rooms,
         )
-        features = self.front_end(surrounded)
+        features = self.front_end(heard)
+        step, hop = self.front_end.multiple_of, self.front_end.spec.hop_length
+        wanted = targets(
+            streams,
+            n_outputs=features.shape[1] // step,
+            samples_per_output=step * hop,
+            sample_rate=self.sample_rate,
+        )
+        return Surrounded(features=features.to(torch.float16), targets=wanted.to(torch.int8))
+
+    def _through_microphones(self, features: Tensor, generator: torch.Generator) -> Tensor:
         return through_microphones(features, db_in_features=self.db_in_features, generator=generator)
 
-    def _targets(self, streams: Streams, n_outputs: int) -> Tensor:
-        samples = self.front_end.multiple_of * self.front_end.spec.hop_length
-        return targets(streams, n_outputs=n_outputs, samples_per_output=samples, sample_rate=self.sample_rate)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surrounded:
+    """Streams as a network hears them."""
+
+    features: Tensor
+    """float16 ``[N, T, F]``: half the memory, and 1/1000 of a value is nothing beside what is varied."""
+    targets: Tensor
+    """int8 ``[N, T_out]``, see :func:`edgeaudio_models.wake_word.streams.targets`."""
 
 
 def decibel(spec: MelSpec) -> float:

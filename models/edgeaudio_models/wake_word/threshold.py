@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from edgeaudio_models.checkpoint import Checkpoint
+from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import TrainingData
 from edgeaudio_models.wake_word.background import joined
@@ -55,7 +56,7 @@ def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWor
     """
     module, rate = checkpoint.module, checkpoint.features.sample_rate
     front_end = TorchFrontEnd(checkpoint.features, multiple_of=module.step_frames)
-    task = WakeWordTask(checkpoint.recipe, data, front_end)
+    task = WakeWordTask(_judging(checkpoint.recipe), replace(data, train=data.validation), front_end)
     phrases = stream_scores(module, task.validation_features[task.validation_has_phrase]).numpy()
     speech = joined(corpus.speech.validation, gap_seconds=GAP_SECONDS, sample_rate=rate, seed=0)
     stream = np.concatenate([corpus.negatives.validation, speech])
@@ -71,3 +72,8 @@ def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWor
         hours=len(stream) / rate / 3600,
         highest_false_score=highest,
     )
+
+
+def _judging(recipe: Recipe) -> Recipe:
+    """A recipe whose task has next to nothing to learn."""
+    return replace(recipe, wake_word=replace(recipe.wake_word, variants=1))

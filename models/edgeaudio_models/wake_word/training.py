@@ -111,6 +111,7 @@ def train_wake_word(
                     learning_rate=recipe.training.learning_rate / 3.0,
                     warmup=0.1,
                 ),
+                wake_word=replace(recipe.wake_word, variants=max(1, recipe.wake_word.variants // 2)),
             )
             more = with_windows(data, windows)
             start = checkpoint.module
