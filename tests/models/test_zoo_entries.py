@@ -55,10 +55,15 @@ def test_float16_weights_and_recipe_give_the_network_that_the_card_states(name: 
 
 @entries
 def test_an_entry_was_trained_by_the_recipe_of_its_name(name: str) -> None:
+    own = load_recipe(ZOO_FOLDER / name / "recipe.toml")
+    if own.corpus.kind == "wake_word":
+        # The phrase, what follows from it and the threshold stand in the recipe of the entry alone.
+        shipped = load_recipe("wake-word")
+        assert (own.augmentation, own.features) == (shipped.augmentation, shipped.features)
+        return
     assert name in recipe_names()
-    own, shipped = load_recipe(ZOO_FOLDER / name / "recipe.toml"), load_recipe(name)
     # A detector is tuned after the training.
-    assert replace(own, detector={}) == replace(shipped, detector={})
+    assert replace(own, detector={}) == replace(load_recipe(name), detector={})
 
 
 @entries
