@@ -134,6 +134,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         history = parse_history(_read(folder / HISTORY)) if (folder / HISTORY).exists() else ()
     except SpecError as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    except (TypeError, AttributeError) as error:
+        reason = f"features or config is no table of values ({error}); fetch or train the checkpoint again"
+        raise CheckpointError(f"{folder / DESCRIPTION}: {reason}") from error
     if features.hash != description["features_hash"]:
         stated = f"features_hash={description['features_hash']!r} is not the hash of features, {features.hash!r}"
         raise CheckpointError(f"{folder}: {stated}; the checkpoint was altered, train or fetch it again")

@@ -8,6 +8,9 @@ of cuDNN and ``torch.nn.GRU``, the reset gate applied to the hidden product. Wha
 - a convolution subsamples the features first, so that one step of the network is one step of the cell;
 - logits of every frame are averaged in a sliding window, as in the other keyword networks, so that what a clip taught
   holds in an endless stream.
+
+Of the published shape is the cell alone: on 10 coefficients, with 154, 250 or 400 values, it and its classifier are the
+GRU-S, -M and -L of the paper but for one bias a value.
 """
 
 from __future__ import annotations

@@ -264,12 +264,36 @@ class Planted(StreamingModule):
 
 def test_the_planted_module_is_correct_before_it_is_broken() -> None:
     assert verify_streaming_contract(Planted()).receptive_field_frames == 3
+    report = verify_streaming_contract(Planted2d())
+    assert (report.receptive_field_frames, report.state_values) == (3, 2 * 4)
 
 
 class NonCausal(Planted):
     def forward(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         padded = functional.pad(features.transpose(1, 2), (1, 1))
         return self.conv(padded).transpose(1, 2), state
+
+
+class Planted2d(Planted):
+    """The same over time and frequency: a state of three numbers beside the stream."""
+
+    padding = (0, 1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2d = nn.Conv2d(1, 2, (3, 3), padding=self.padding)
+        self.mean = FrequencyMean(2, n_frequencies=4)
+        self.last = nn.Conv1d(2, 3, 1)
+        self.n_features, self.state_shapes = 4, ((1, 2, 4),)
+
+    def forward(self, features: Tensor, state: State) -> tuple[Tensor, State]:
+        joined = torch.cat([state[0], features.unsqueeze(1)], dim=2)
+        y = self.mean(self.conv2d(joined))[:, :, : features.shape[1]].squeeze(3)
+        return self.last(y).transpose(1, 2), (joined[:, :, -2:],)
+
+
+class PaddedInTime(Planted2d):
+    padding = (1, 1)
 
 
 class LateState(Planted):
@@ -331,6 +355,10 @@ class Delayed(Planted):
 @pytest.mark.parametrize(
     ("planted", "words"),
     [
+        (
+            PaddedInTime,
+            r"differ from the whole clip by .* every layer over time needs its past as state, and no padding",
+        ),
         (NonCausal, r"differ from the whole clip by .* every layer over time needs its past as state, and no padding"),
         (LateState, r"steps of .* differ from the whole clip"),
         (Forgetful, r"steps of \(1, 1, 1\)\.\.\. differ from the whole clip by .*, first at output 1;"),
