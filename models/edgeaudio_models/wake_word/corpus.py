@@ -96,9 +96,9 @@ def gather(
 
     settings, seed = recipe.wake_word, recipe.training.seed
     rate = preset(recipe.features.preset).sample_rate
+    voices = speakers(_synthesizers(recipe), sample_rate=rate, cache_folder=cache_folder, seed=seed)
     phonemizer = Phonemizer()
     phrase = read_phrase(settings.phrase, phonemizer)
-    voices = speakers(_synthesizers(recipe), sample_rate=rate, cache_folder=cache_folder, seed=seed)
     speech, noise = RecordedSpeech(), None
     if background is not None:
         speech = read_speech(background, settings.speech, sample_rate=rate)

@@ -61,15 +61,15 @@ class Phonemizer:
     @cached_property
     def lexicon(self) -> Mapping[str, Phonemes]:
         """Every word of letters alone and its first pronunciation, in the order of the alphabet."""
-        file = self._folder / "lexicon.db"
-        connection = sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)
+        rows = self._query("SELECT word, phonemes FROM word_phonemes WHERE pron_order = 0 ORDER BY word, id")
+        return {word: _plain(text.split()) for word, text in reversed(rows) if word.isalpha() and word.islower()}
+
+    def _query(self, text: str, *values: str) -> list[tuple[str, str]]:
+        connection = sqlite3.connect(f"file:{self._folder / 'lexicon.db'}?mode=ro&immutable=1", uri=True)
         try:
-            rows = connection.execute(
-                "SELECT word, phonemes FROM word_phonemes WHERE pron_order = 0 ORDER BY word, id"
-            ).fetchall()
+            return connection.execute(text, values).fetchall()
         finally:
             connection.close()
-        return {word: _plain(text.split()) for word, text in reversed(rows) if word.isalpha() and word.islower()}
 
     def phonemes(self, text: str) -> Phonemes:
         """Phonemes of the words of ``text`` without stress: a lexicon word by the lexicon, else guessed letter by
@@ -77,7 +77,10 @@ class Phonemizer:
         return tuple(phoneme for word in text.lower().split() for phoneme in self._word(word))
 
     def _word(self, word: str) -> Phonemes:
-        return self.lexicon.get(word) or _plain(self._guess(word))
+        # One word is looked up without reading all of the lexicon.
+        wanted = "SELECT word, phonemes FROM word_phonemes WHERE word = ? AND pron_order = 0 ORDER BY id LIMIT 1"
+        found = self._query(wanted, word)
+        return _plain(found[0][1].split() if found else self._guess(word))
 
     def _guess(self, word: str) -> list[str]:
         letters = unicodedata.normalize("NFC", word)
