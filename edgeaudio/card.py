@@ -60,6 +60,9 @@ def _network(bundle: Bundle) -> Iterator[str]:
     yield "## Network"
     yield ""
     yield f"- {provenance.get('architecture', 'network')}, {provenance.get('parameters', 0):,} parameters"
+    if "listens" in provenance:
+        yield f"- {provenance['listens']}; licence {provenance.get('licence', 'unknown')}"
+    yield from (f"- {note}" for note in provenance.get("notes", ()))
     step_ms, latency_ms = network.step_frames * hop, network.latency_frames * hop
     if network.input_frames is not None:
         yield f"- looks at windows of {network.input_frames} frames ({network.input_frames * hop:g} ms), one each step"

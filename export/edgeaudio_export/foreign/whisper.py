@@ -237,7 +237,7 @@ def compose(encoder: onnx.ModelProto, decoder: onnx.ModelProto, loop: GreedyLoop
     body = _body(decoder.graph, loop)
     nodes = [
         *graph.node,
-        helper.make_node("Loop", ["limit", "true", "prompt", "hidden"], ["said", ""], name="greedy", body=body),
+        helper.make_node("Loop", ["limit", "true", "prompt", "hidden"], ["said", "memory_last"], name="greedy", body=body),
         *_rows(loop),
     ]
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 2 * loop.n_tokens, loop.n_labels))
