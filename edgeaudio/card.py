@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edgeaudio.licences import commercial_use, spdx
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.features import MelSpec
 
@@ -93,9 +94,12 @@ def only_for(recipe: Mapping[str, Any]) -> str:
 
 
 def _quality(proof: Mapping[str, Any]) -> Iterator[str]:
+    task = proof.get("task")
+    if task is not None and task["metric"] == "word_error_rate":
+        yield from _word_errors(task)
+        return
     yield "## Accuracy"
     yield ""
-    task = proof.get("task")
     if task is None:
         yield "Not measured on labelled recordings yet; `edgeaudio parity BUNDLE --data DIR --write` does."
         return
@@ -119,6 +123,23 @@ def _quality(proof: Mapping[str, Any]) -> Iterator[str]:
     for name, other in task.get("subsets", {}).items():
         yield f"| int8 {name} | {other['int8']:.2%} ({other['n']} clips) |"
     yield from _by_label(task.get("by_label", {}))
+
+
+def _word_errors(task: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Word error rate"
+    yield ""
+    heard = f"each heard in {task['n_hearings']} shifts and gains, speakers: {task['n_speakers']}"
+    yield f"{task['n']} strings of {task['n_words']} words joined from {task['data']} (split {task['split']}), {heard}."
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| float | {task['float']:.2%} |"
+    low, high = task["int8_ci95"]
+    yield f"| int8 | {task['int8']:.2%} (95 % by string: {low:.2%} to {high:.2%}) |"
+    low, high = task["ci95"]
+    interval = f"95 % by string: {100 * low:+.2f} to {100 * high:+.2f}"
+    yield f"| int8 - float | {100 * task['delta']:+.2f} points ({interval}) |"
+    yield f"| same words | {task['agreement']:.2%} |"
 
 
 def _by_label(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -160,10 +181,13 @@ def worst(row: Mapping[str, Any]) -> str:
 def _data(bundle: Bundle) -> Iterator[str]:
     yield "## Training data"
     yield ""
-    for source in bundle.manifest.provenance.get("sources", []):
+    sources = bundle.manifest.provenance.get("sources", [])
+    for source in sources:
         citation = f", {source['citation']}" if source.get("citation") else ""
-        yield f"- {source['name']}: {source['licence']}{citation}"
+        yield f"- {source['name']}: {spdx(source['licence']) or source['licence']}{citation}"
     yield ""
+    answer = commercial_use(source["licence"] for source in sources)
+    yield f"Commercial use, as the licences of the data have it: {answer}; this is no legal advice."
     yield "No recording of a person is in the bundle: its golden audio is synthesized."
 
 

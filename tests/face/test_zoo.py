@@ -262,6 +262,21 @@ def test_word_errors_have_a_section_of_their_own() -> None:
     assert lines[-1] == "- int8, once: 3 substitutions, 2 deletions, 1 insertions"
 
 
+def test_the_card_of_a_bundle_tells_word_errors_and_licences() -> None:
+    from edgeaudio.card import render_card
+
+    task = {
+        "metric": "word_error_rate", "data": "digits", "split": "test", "n": 200, "n_words": 1000, "n_hearings": 16,
+        "n_speakers": 1, "float": 0.1, "int8": 0.104, "delta": 0.004, "ci95": [0.001, 0.007],
+        "int8_ci95": [0.085, 0.125], "agreement": 0.97,
+    }  # fmt: skip
+    text = render_card(open_bundle(ZOO_FOLDER / "kws-12" / "bundle"), {"task": task, "stages": []})
+    assert "200 strings of 1000 words joined from digits (split test), each heard in 16 shifts and gains" in text
+    assert "| int8 | 10.40% (95 % by string: 8.50% to 12.50%) |" in text
+    assert "- Speech Commands v0.01: CC-BY-4.0, Pete Warden" in text
+    assert "Commercial use, as the licences of the data have it: yes; this is no legal advice." in text
+
+
 @pytest.mark.slow
 def test_a_recipe_that_differs_in_training_is_refused(run: Any, face: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
