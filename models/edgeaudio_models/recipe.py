@@ -118,6 +118,8 @@ class TrainingRecipe:
     CTC alone takes long to find it (CTC only)."""
     label_weights: Mapping[str, float] = field(default_factory=dict)
     """Factors on the drawing probability of single labels."""
+    word_balance: float = 0.0
+    """The same as ``class_balance`` among the words of one label: matters for ``_unknown_``, which is many words."""
     seed: int = 0
     """Of everything random: weights, drawing, augmentation."""
     patience: int = field(default=0, metadata=ADDED_LATER)
@@ -142,7 +144,7 @@ class TrainingRecipe:
         if not self.learning_rate > 0 or not self.max_gradient_norm > 0:
             rates = f"learning_rate={self.learning_rate} and max_gradient_norm={self.max_gradient_norm}"
             raise SpecError(f"training: {rates} must be > 0")
-        for name in ("warmup", "label_smoothing", "ema_decay", "class_balance"):
+        for name in ("warmup", "label_smoothing", "ema_decay", "class_balance", "word_balance"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be in [0, 1]")
 

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,10 +18,12 @@ from edgeaudio_models.ds_tc_resnet import DsTcResNet, DsTcResNetConfig
 from edgeaudio_models.ema import ExponentialAverage
 from edgeaudio_models.evaluation import keyword_metrics
 from edgeaudio_models.losses import ctc_loss, keyword_loss
-from edgeaudio_models.recipe import TrainingRecipe
-from edgeaudio_models.sampler import draw_epoch, sampling_weights
+from edgeaudio_models.recipe import TrainingRecipe, load_recipe
+from edgeaudio_models.sampler import draw_epoch, draws_of, sampling_weights
 from edgeaudio_models.schedule import learning_rate
 from edgeaudio_models.streaming import run_from_reset
+from edgeaudio_models.training_data import Examples, TrainingData
+from edgeaudio_runtime.errors import SpecError
 
 LAYOUT_TOLERANCE = 1e-5
 """Sums in another order differ by a few float32 roundings."""
@@ -83,6 +87,25 @@ def test_labels_are_drawn_as_the_balance_says(balance: float, shares: tuple[floa
     )
     total = shares[0] + 3 * shares[1]
     assert float(weighted[20:].sum()) == pytest.approx(3 * shares[1] / total)
+
+
+@pytest.mark.parametrize(("balance", "rare"), [(0.0, 0.1), (0.5, 0.25), (1.0, 0.5)])
+def test_words_of_a_label_are_drawn_as_the_balance_says(balance: float, rare: float) -> None:
+    label_indices = torch.tensor([0] * 100 + [1] * 100)
+    words = torch.tensor([0] * 10 + [1] * 90 + [2] * 100)
+    recipe = TrainingRecipe(epochs=1, class_balance=1.0, word_balance=balance)
+    weights = sampling_weights(label_indices, ("many", "one"), recipe, word_indices=words)
+    assert float(weights[:100].sum()) == pytest.approx(0.5)
+    # 10 clips to 90: shares 1:9, sqrt 1:3, alike 1:1.
+    assert float(weights[:10].sum()) == pytest.approx(0.5 * rare)
+    assert weights[100:].tolist() == pytest.approx([0.005] * 100)
+
+
+def test_words_that_nobody_told_cannot_be_balanced() -> None:
+    examples = Examples(waveforms=np.zeros((4, 16000), np.int16), label_indices=np.array([0, 0, 1, 1]))
+    recipe = replace(load_recipe("kws-demo"), training=TrainingRecipe(epochs=1, word_balance=0.5))
+    with pytest.raises(SpecError, match=r"training\.word_balance=0\.5 needs clips whose words are known"):
+        draws_of(TrainingData(train=examples, validation=examples), recipe)
 
 
 def test_an_epoch_is_drawn_by_its_seed() -> None:
