@@ -69,8 +69,10 @@ def test_the_card_gives_the_sizes_of_the_files(name: str) -> None:
 
 @entries
 def test_no_card_names_a_folder_of_the_machine(name: str) -> None:
-    text = (ZOO_FOLDER / name / "card.json").read_text("utf-8")
-    assert [words for words in ("/home", "/tmp", "/work", "/root") if words in text] == []
+    texts = [path for path in (ZOO_FOLDER / name).rglob("*") if path.suffix in (".json", ".md", ".toml", ".svg")]
+    for path in texts:
+        text = path.read_text("utf-8")
+        assert [words for words in ("/home", "/tmp", "/work", "/root") if words in text] == []
 
 
 @keyword_entries
@@ -138,16 +140,35 @@ def test_an_unknown_entry_is_one_line(run: Any) -> None:
 
 @pytest.fixture(scope="module")
 def built(run: Any, face: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An entry of three artificial words."""
-    output = tmp_path_factory.mktemp("zoo") / "tones"
+    """An entry of three artificial words, trained again from its recipe alone."""
+    root = tmp_path_factory.mktemp("zoo")
+    (root / "tones").mkdir()
+    shutil.copy(face.recipe, root / "tones" / "recipe.toml")
+    (root / "tones" / "card.json").write_text("{}", "utf-8")
     noise = f"own silence={face.corpus}/_silence_/test_*"
     made = run(
-        "zoo", "build", face.checkpoint, "--data", face.corpus, "--cache", face.cache, "--noise", noise,
-        "--background", face.corpus / "low", "--rounds", 0, "--output", output,
+        "zoo", "retrain", root / "tones", "--data", face.corpus, "--cache", face.cache, "--noise", noise,
+        "--background", face.corpus / "low", "--rounds", 0, "--output", root / "again",
     )  # fmt: skip
     assert made.exit_code == 0, made.stderr
-    assert made.stdout.splitlines()[-1] == str(output)
-    return output
+    assert made.stdout.splitlines()[-1] == str(root / "again" / "entry")
+    return root / "again" / "entry"
+
+
+@pytest.mark.slow
+def test_training_an_entry_again_gives_its_weights_bit_for_bit(built: Path, face: Any) -> None:
+    import torch
+
+    from edgeaudio_models.checkpoint import load_checkpoint
+    from edgeaudio_models.half_weights import round_weights
+
+    first, again = round_weights(load_checkpoint(face.checkpoint)).module, load_checkpoint(built).module
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in first.state_dict().items())
+    card = json.loads((built / "card.json").read_text("utf-8"))
+    assert [row["epoch"] for row in card["history"]] == [1, 2, 3]
+    assert (built / "learning_curve.svg").read_text("utf-8").startswith("<svg xmlns=")
+    assert card["reproduce"][0].startswith("edgeaudio zoo retrain tones --data corpus --noise ")
+    assert "](learning_curve.svg)" in (built / "card.md").read_text("utf-8")
 
 
 @pytest.mark.slow
