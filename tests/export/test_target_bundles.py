@@ -91,4 +91,4 @@ def test_an_engine_that_cannot_run_a_graph_has_no_artifact(tmp_path: Path) -> No
 def test_the_recipe_travels_in_the_manifest(tmp_path: Path) -> None:
     bundle = written(tmp_path, "float16", [])
     assert bundle.manifest.quantization.recipe == {"method": "float16"}
-    assert bundle.manifest.schema_version == 2
+    assert bundle.manifest.schema_version == 3
