@@ -156,6 +156,33 @@ def test_two_dimensional_convolutions_agree(arguments: dict[str, Any]) -> None:
     assert_all_equal(graph, random_codes((4 * 300, 28), seed=9))
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 1, 8), (1, 1, 5, 8), (1, 1, 1, 8), (1, 2, 5, 1)])
+@pytest.mark.parametrize("kind", ["add", "sub", "mul"])
+def test_one_bin_frame_or_channel_for_all_agrees(kind: str, shape: tuple[int, ...]) -> None:
+    source, other = random_params(6)
+    target = source if kind != "mul" else QuantParams(scale=(source.scale[0] ** 2 * 40,), zero_point=other.zero_point)
+    for swapped in (False, True):
+        g = GraphBuilder(seed=6)
+        whole = part = g.activation("features", (1, 2, 5, 8), source)
+        for axis in (axis for axis in (1, 2, 3) if shape[axis] == 1):
+            start, stop = (-1, 0) if axis == 1 else (1, 2)
+            cut = (*shape[: axis + 1], *(1, 2, 5, 8)[axis + 1 :])
+            part = g.op("slice", (part,), cut, source, axis=axis, start=start, stop=stop)
+        inputs = (part, whole) if swapped else (whole, part)
+        made = g.op(kind, inputs, (1, 2, 5, 8), target, relu=False)
+        graph = g.build(g.op("merge_frequency", (made,), (1, 2, 1, 40), target))
+        assert_all_equal(graph, random_codes((2 * 800, 40), seed=6))
+
+
+def test_joins_and_cuts_along_frequency_agree() -> None:
+    source, _ = random_params(7)
+    g = GraphBuilder(seed=7)
+    x = g.activation("features", (1, 2, 6, 4), source)
+    low, high = (g.op("slice", (x,), (1, 2, 3, 4), source, axis=2, start=a, stop=a + 3) for a in (0, 2))
+    joined = g.op("concat", (high, low), (1, 2, 6, 4), source, axis=2)
+    assert_all_equal(g.build(g.op("merge_frequency", (joined,), (1, 2, 1, 24), source)), random_codes((400, 24)))
+
+
 def test_fully_connected_agrees() -> None:
     source, target = random_params(5)
     g = GraphBuilder(seed=5)

@@ -93,6 +93,32 @@ def test_a_delay_keeps_its_place_in_longer_calls() -> None:
     assert np.array_equal(NumpyProgram(delayed_graph()).session().run(codes), expected)
 
 
+def test_one_frame_a_step_holds_for_all_frames_of_its_step() -> None:
+    quant = QuantParams(scale=(0.1,))
+    g = GraphBuilder()
+    x = g.activation("features", (1, 2, 1, 2), quant)
+    weight = np.zeros((2, 2, 1, 1), np.int8)
+    weight[:, 0] = 1  # the first frame of each step
+    first = g.conv(x, 2, (2, 1), quant, stride=(2, 1), groups=2, weight=weight, weight_scale=(1.0, 1.0))
+    graph = g.build(g.op("add", (first, x), (1, 2, 1, 2), quant, relu=False))
+    assert time_plan(graph) is not None
+    codes = np.array([[1, 2], [3, 4], [10, 20], [30, 40], [5, 6], [7, 8]], np.int8)
+    expected = [[2, 4], [4, 6], [20, 40], [40, 60], [10, 12], [12, 14]]
+    assert NumpyProgram(graph).session().run(codes).tolist() == expected
+    assert np.concatenate([NumpyProgram(graph).session().run(part) for part in np.split(codes, 3)]).tolist() == expected
+
+
+def test_a_constant_with_a_frame_for_each_of_a_step_runs_step_by_step() -> None:
+    quant = QuantParams(scale=(0.1,))
+    g = GraphBuilder()
+    x = g.activation("features", (1, 2, 1, 2), quant)
+    offsets = g.constant("offsets", np.array([[1, 2], [3, 4]], np.int8).reshape(1, 2, 1, 2), quant)
+    graph = g.build(g.op("add", (x, offsets), (1, 2, 1, 2), quant, relu=False))
+    assert time_plan(graph) is None
+    answers = NumpyProgram(graph).session().run(np.zeros((4, 2), np.int8))
+    assert answers.tolist() == [[1, 2], [3, 4], [1, 2], [3, 4]]
+
+
 def test_a_state_filled_from_elsewhere_is_no_fifo() -> None:
     quant = QuantParams(scale=(0.1,))
     g = GraphBuilder()

@@ -123,7 +123,11 @@ def one_op(
         (lambda: one_op("dequantize", QUANT), "dequantize goes from codes to float32"),
         (lambda: one_op("slice", QUANT, axis=1, start=0, stop=1), "must count from the end: start < stop <= 0"),
         (lambda: one_op("slice", QUANT, axis=3, start=1, stop=9), "must select a part of 3 along axis 3"),
-        (lambda: one_op("concat", QUANT, twice=True, axis=0), r"axis=0 must be 1 \(time\), 2 \(frequency\) or 3 \(channels\)"),
+        (lambda: one_op("slice", QUANT, axis=2, start=0, stop=2), "must select a part of 1 along axis 2"),
+        (
+            lambda: one_op("concat", QUANT, twice=True, axis=0),
+            r"axis=0 must be 1 \(time\), 2 \(frequency\) or 3 \(channels\)",
+        ),
         (lambda: one_op("merge_frequency", QuantParams(scale=(0.1, 0.1, 0.1), axis=3)), "must be quantized per tensor"),
     ],
 )

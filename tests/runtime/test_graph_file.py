@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.errors import BundleError, SpecError
 from edgeaudio_runtime.graph_file import ALIGNMENT, graph_to_bytes, load_graph, save_graph
-from tests.graph_builders import random_codes, residual_graph
+from edgeaudio_runtime.quantization import QuantParams
+from tests.graph_builders import GraphBuilder, random_codes, residual_graph
 from tests.precision_graphs import method_graph
 
 GRAPH = residual_graph(channels=8, blocks=1, window=10, n_features=6, n_labels=3)
@@ -45,6 +46,21 @@ def test_a_graph_says_the_oldest_version_that_runs_it() -> None:
     versions = {method: json.loads(graph_to_bytes(method_graph(GRAPH, method))[0])["version"] for method in METHODS}
     assert versions == dict.fromkeys(METHODS, 2)
     assert json.loads(DESCRIPTION)["version"] == 1
+
+
+def test_joins_along_frequency_need_the_newest_version() -> None:
+    g, quant = GraphBuilder(), QuantParams(scale=(0.1,))
+    x = g.activation("features", (1, 1, 3, 2), quant)
+    low, high = (
+        g.op("slice", (x,), (1, 1, stop - start, 2), quant, axis=2, start=start, stop=stop)
+        for start, stop in ((0, 1), (1, 3))
+    )
+    turned = g.op("concat", (high, low), (1, 1, 3, 2), quant, axis=2)
+    graph = g.build(g.op("merge_frequency", (turned,), (1, 1, 1, 6), quant))
+    description, blob = graph_to_bytes(graph)
+    assert json.loads(description)["version"] == 3
+    codes = np.arange(6, dtype=np.int8)[None]
+    assert NumpyProgram(load_graph(description, blob)).session().run(codes).tolist() == [[2, 3, 4, 5, 0, 1]]
 
 
 @pytest.mark.parametrize("method", METHODS)
