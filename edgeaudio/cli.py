@@ -74,7 +74,7 @@ def _missing(error: ModuleNotFoundError) -> str:
         "matplotlib": "plots",
         "tensorboard": "tensorboard",
         "webdataset": "webdataset",
-        "datasets": "huggingface",
+        "datasets": "datasets",
     }.get(name)
     remedy = f"edgeaudio[{extra}]" if extra else name
     return f"{name} is not installed; run: pip install '{remedy}'"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--phrase", help="What to listen for, for the recipe wake-word.")
 @click.option("--background", type=PathType, help="Speech and noise without the phrase, for wake-word; same as --data.")
 @click.option("--epochs", type=int, help="Other number of epochs than the recipe's.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps; auto takes a GPU if any.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU if any.")
 @click.option("--log-dir", type=PathType, help="Folder for TensorBoard scalars.")
 @cache_option
 @force_option
@@ -122,7 +122,8 @@ def run_training(
         data = _load(recipe, folder, cache) if stream is None else load_stream_data(recipe, stream, validation)
     if not workers.leads:
         return train_recipe(recipe, data, output, force=force, workers=workers)
-    say(f"training {recipe.name}: {len(data.train)} clips, {len(data.validation)} to choose by")
+    heard = f"{len(data.train)} clips{' of a stream at a time' if stream is not None else ''}"
+    say(f"training {recipe.name}: {heard}, {len(data.validation)} to choose by")
     with _reports(recipe, log_dir) as report:
         return train_recipe(recipe, data, output, force=force, progress=report, workers=workers)
 

@@ -37,7 +37,7 @@ def load_state(path: Path, *, run: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise TrainingError(f"{path}: no readable training state; remove it to start afresh") from error
     if not isinstance(state, dict) or state.get("version") != STATE_VERSION:

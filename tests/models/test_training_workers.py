@@ -17,10 +17,13 @@ from edgeaudio_models.checkpoint import Checkpoint
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.streaming import StreamingModule
 from edgeaudio_models.synced_batch_norm import SyncedBatchNorm
+from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import train
 from edgeaudio_models.training_data import TrainingData
+from edgeaudio_models.training_tasks import TASKS
 from edgeaudio_models.workers import ALONE, Workers, choose_device, join_workers
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.presets import PRESETS
 from tests.training_on_tones import CTC, DATA, KEYWORD, WORDS
 
 ROUNDING = 2e-3
@@ -188,3 +191,17 @@ def test_in_evaluation_mode_batch_norm_is_left_alone() -> None:
         assert torch.equal(
             norm(x), functional.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
         )
+
+
+def test_everything_of_a_step_after_the_waveforms_is_on_the_device() -> None:
+    # "meta" computes shapes only, and refuses to mix its tensors with those of the processor, as a GPU does.
+    device = torch.device("meta")
+    front_end = TorchFrontEnd(PRESETS["log_mel"], multiple_of=4)
+    task = TASKS["keyword"](KEYWORD, DATA, front_end)
+    task.workers = Workers(device=device)
+    front_end.to(device)
+    module = fresh(KEYWORD).to(device).train()
+    loss = task.loss(module, torch.arange(8), torch.Generator().manual_seed(0))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.device == device
+    assert {str(weight.grad.device) for weight in module.parameters() if weight.grad is not None} == {"meta"}
