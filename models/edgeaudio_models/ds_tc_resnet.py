@@ -4,7 +4,8 @@ After MatchboxNet (Majumdar and Ginsburg, arXiv:2004.08531) and ``ds_tc_resnet``
 is its streaming form. What differs from them, and why:
 
 - one width throughout and an identity on every residual branch (they project with a 1x1 convolution), which each
-  block takes to the scale of its own sum, so int8 sums are exact; one separable convolution in a residual block (they have up to two);
+  block takes to the scale of its own sum, so int8 sums are exact; one separable convolution in a residual block (they
+  have up to two);
 - a relu between depthwise and pointwise: one more non-linearity that costs nothing when fused;
 - a dense first convolution of stride 2 (they: depthwise-separable, stride 1) and no dilated 1x1 tail: the frame rate
   is halved where it is cheapest;
