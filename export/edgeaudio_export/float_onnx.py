@@ -1,6 +1,6 @@
 """ONNX models of a step with explicit states, all float32.
 
-Inputs are ``features [1, step_frames, n_features]`` and ``state_<i>_in [1, C, K]``, outputs
+Inputs are ``features [1, step_frames, n_features]`` and ``state_<i>_in [1, C, K(, F)]``, outputs
 ``logits [1, outputs_per_step, n_labels]`` and ``state_<i>_out``.
 """
 

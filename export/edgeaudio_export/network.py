@@ -50,7 +50,7 @@ class StreamingNetwork(Protocol):
     """A name for each state, in order."""
 
     def initial_state(self, batch: int = 1) -> States:
-        """Zeros, one tensor ``[batch, C, K]`` for each state."""
+        """Zeros, one tensor ``[batch, C, K]`` or ``[batch, C, K, F]`` for each state."""
         ...
 
     def __call__(self, features: Tensor, state: States) -> tuple[Tensor, States]:

@@ -32,7 +32,7 @@ class OnnxRunner:
         self.outputs = [o.name for o in self._session.get_outputs()]
 
     def step(self, features: Features, states: Sequence[Features]) -> list[Features]:
-        """One step: features ``[step_frames, n_features]`` and states ``[1, C, K]`` to all outputs, logits first."""
+        """One step: features ``[step_frames, n_features]`` and states ``[1, C, K(, F)]`` to all outputs."""
         results: list[Features] = self._session.run(
             None, dict(zip(self.inputs, [features[None], *states], strict=True))
         )
@@ -52,7 +52,7 @@ class OnnxRunner:
         return np.concatenate(parts) if parts else np.zeros((0, self._network.n_labels), dtype=np.float32)
 
     def initial_states(self) -> list[Features]:
-        """Zeros ``[1, C, K]``."""
+        """Zeros ``[1, C, K(, F)]``."""
         return [state.numpy() for state in self._network.initial_state(1)]
 
 

@@ -38,7 +38,8 @@ class QuantizedNetwork:
     """What the targets write."""
     float_onnx: bytes
     """Float reference of the network as it was given, one step: ``features [1, step_frames, n_features]``,
-    ``state_<i>_in [1, C, K]`` to ``logits [1, outputs_per_step, n_labels]``, ``state_<i>_out``; states start at 0."""
+    ``state_<i>_in [1, C, K(, F)]`` to ``logits [1, outputs_per_step, n_labels]``, ``state_<i>_out``; states start at
+    0."""
     qdq_onnx: bytes
     """The quantized model the graph was lowered from; same inputs and outputs, float32 with Q/DQ pairs inside."""
     simulate: Callable[[Features], Features]

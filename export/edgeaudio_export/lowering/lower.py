@@ -20,7 +20,7 @@ def lower(
     """Lower one step of a QDQ model to the integer graph.
 
     Args:
-        model: ONNX with inputs features ``[1, T, F]`` and states ``[1, C, K]``, outputs logits and new states,
+        model: ONNX with inputs features ``[1, T, F]`` and states ``[1, C, K(, F)]``, outputs logits and new states,
             activations between a QuantizeLinear and a DequantizeLinear (features and logits always; others without are
             float32), weights int8 per output channel or per tensor, or float.
         name: Name of the graph.
