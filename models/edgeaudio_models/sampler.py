@@ -35,8 +35,9 @@ def _word_factors(label_indices: Tensor, word_indices: Tensor | None, balance: f
     if word_indices is None or balance == 0.0:
         return torch.ones(len(label_indices), dtype=torch.float64)
     pairs = torch.stack([label_indices, word_indices])
-    _, group, counts = pairs.unique(dim=1, return_inverse=True, return_counts=True)
-    return counts.to(torch.float64).pow(-balance)[group]
+    _, group, counts = torch.unique(pairs, dim=1, return_inverse=True, return_counts=True)
+    factors: Tensor = counts.to(torch.float64).pow(-balance)[group]
+    return factors
 
 
 def draw_epoch(weights: Tensor, n_examples: int, generator: torch.Generator) -> Tensor:
