@@ -28,6 +28,8 @@ from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
 from edgeaudio_runtime.stream import MAX_WINDOWED_SAMPLES
 
 if TYPE_CHECKING:
+    from onnx import GraphProto
+
     from edgeaudio_export.bundle_writer import BundleContents
     from edgeaudio_export.foreign.huggingface import HuggingFaceModel
     from edgeaudio_export.foreign.module import UserModule
@@ -270,19 +272,27 @@ def _decoding(model: ForeignModel) -> dict[str, Any]:
 
 
 def _provenance(model: ForeignModel, step: StepModel, windows: Windows | None) -> dict[str, Any]:
-    from onnx import TensorProto
-
-    weights = [entry for entry in step.model.graph.initializer if entry.data_type == TensorProto.FLOAT]
     digest = _digest(model.path)
     return {
         "architecture": _architecture(model),
-        "parameters": int(sum(np.prod(entry.dims) for entry in weights)),
+        "parameters": _n_parameters(step.model.graph),
         "listens": how_it_listens(model, step, windows),
         "notes": list(notes_of(model)),
         "licence": model.licence or "unknown",
         **({} if digest is None else {"source_sha256": digest}),
         "edgeaudio": metadata.version("edgeaudio"),
     }
+
+
+def _n_parameters(graph: GraphProto) -> int:
+    """Values of the float constants of a graph, the bodies of its loops counted."""
+    own = sum(int(np.prod(entry.dims)) for entry in graph.initializer if entry.data_type == _FLOAT)
+    bodies = (entry.g for node in graph.node for entry in node.attribute if entry.name == "body")
+    return own + sum(_n_parameters(body) for body in bodies)
+
+
+_FLOAT = 1
+"""``onnx.TensorProto.FLOAT``."""
 
 
 def _architecture(model: ForeignModel) -> str:

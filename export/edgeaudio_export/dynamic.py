@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def quantize_dynamically(
     # ONNX Runtime moves the weights of the model it is given into a temporary file.
     own = onnx.ModelProto()
     own.CopyFrom(model)
+    _part_weights(own.graph)
     for node in own.graph.node:
         if node.op_type == "Loop":
             _quantize_body(own, node.attribute[0].g, per_channel=per_channel, reduce_range=reduce_range, leave=leave)
@@ -55,17 +57,22 @@ def quantize_dynamically(
         return onnx.load(str(path))
 
 
+def _part_weights(graph: onnx.GraphProto) -> None:
+    """Give every Gemm a second matrix of its own.
+
+    ONNX Runtime 1.31 turns the matrices of Gemm operations in place, also those that an embedding reads.
+    """
+    readers = Counter(name for node in graph.node for name in node.input)
+    weights = {entry.name: entry for entry in graph.initializer}
+    for i, node in enumerate(graph.node):
+        name = node.input[1] if node.op_type == "Gemm" else ""
+        if name in weights and readers[name] > 1:
+            copy = graph.initializer.add()
+            copy.CopyFrom(weights[name])
+            copy.name = node.input[1] = f"{name}_of_gemm_{i}"
+
+
 def _quantize_body(model: onnx.ModelProto, body: onnx.GraphProto, **options: Any) -> None:
-    """Quantize the body of a loop, whose weights lie with those of the model, as a model of its own."""
-    read = {name for node in body.node for name in node.input}
-    weights = [entry for entry in model.graph.initializer if entry.name in read]
-    graph = onnx.helper.make_graph(list(body.node), body.name, list(body.input), list(body.output), weights)
-    alone = onnx.helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
-    quantized = quantize_dynamically(alone, **options).graph
-    del body.node[:]
-    body.node.extend(quantized.node)
-    outside = {name for node in model.graph.node for name in node.input}
-    kept = [entry for entry in model.graph.initializer if entry.name not in read or entry.name in outside]
-    names = {entry.name for entry in kept}
-    del model.graph.initializer[:]
-    model.graph.initializer.extend([*kept, *(entry for entry in quantized.initializer if entry.name not in names)])
+    """Quantize the body of a loop, which holds its own weights, as a model of its own."""
+    alone = onnx.helper.make_model(body, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    body.CopyFrom(quantize_dynamically(alone, **options).graph)

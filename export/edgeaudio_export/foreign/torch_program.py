@@ -50,6 +50,7 @@ def read_program(path: Path, *, n_features: int, n_labels: int, step_frames: int
 
 def load_program(path: Path) -> ExportedProgram:
     """The program of a ``.pt2`` file; raises ExportError for anything else."""
+    path.stat()  # a file that is not there is no fault of its contents
     try:
         with quiet_torch():
             return torch.export.load(path)

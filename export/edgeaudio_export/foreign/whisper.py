@@ -233,16 +233,17 @@ def compose(encoder: onnx.ModelProto, decoder: onnx.ModelProto, loop: GreedyLoop
     _prefix(encoder.graph, "encoder_", keep=("features", "hidden"))
     _prefix(decoder.graph, "decoder_", keep=("tokens", "memory", "scores"))
     graph = encoder.graph
-    constants = [*graph.initializer, *decoder.graph.initializer, *_constants(loop)]
     body = _body(decoder.graph, loop)
     nodes = [
         *graph.node,
-        helper.make_node("Loop", ["limit", "true", "prompt", "hidden"], ["said", "memory_last"], name="greedy", body=body),
+        helper.make_node(
+            "Loop", ["limit", "true", "prompt", "hidden"], ["said", "memory_last"], name="greedy", body=body
+        ),
         *_rows(loop),
     ]
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, (1, 2 * loop.n_tokens, loop.n_labels))
     model = helper.make_model(
-        helper.make_graph(nodes, "whisper", list(graph.input), [logits], constants),
+        helper.make_graph(nodes, "whisper", list(graph.input), [logits], [*graph.initializer, *_constants(loop)]),
         opset_imports=[helper.make_opsetid("", OPSET_INT16)], ir_version=encoder.ir_version,
     )  # fmt: skip
     onnx.checker.check_model(model)
@@ -274,9 +275,8 @@ def _body(decoder: onnx.GraphProto, loop: GreedyLoop) -> onnx.GraphProto:
     carried = [("tokens", integer, (1, None)), ("memory", TensorProto.FLOAT, memory)]
     inputs = [("turn", integer, ()), ("go_on", boolean, ()), *carried]
     outputs = [("go_on_after", boolean, ()), *((f"{name}_after", *rest) for name, *rest in carried)]
-    return helper.make_graph(
-        nodes, "turn", *([helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs))
-    )
+    values = ([helper.make_tensor_value_info(*value) for value in values] for values in (inputs, outputs))
+    return helper.make_graph(nodes, "turn", *values, [*decoder.initializer, *_body_constants(loop)])
 
 
 def _rows(loop: GreedyLoop) -> list[onnx.NodeProto]:
@@ -286,7 +286,7 @@ def _rows(loop: GreedyLoop) -> list[onnx.NodeProto]:
         node("Concat", ["said", "filling"], ["filled"], axis=1),
         node("Slice", ["filled", "text_begin", "text_end", "time_axis"], ["text"]),
         node("Gather", ["label_of_token", "text"], ["labels"]),
-        node("Mul", ["labels", "zero"], ["blanks"]),
+        node("Mul", ["labels", "blank"], ["blanks"]),
         node("Unsqueeze", ["labels", "last_axis"], ["labels_column"]),
         node("Unsqueeze", ["blanks", "last_axis"], ["blanks_column"]),
         node("Concat", ["labels_column", "blanks_column"], ["pairs"], axis=2),
@@ -294,26 +294,33 @@ def _rows(loop: GreedyLoop) -> list[onnx.NodeProto]:
         node("OneHot", ["rows", "n_labels", "off_and_on"], ["logits"], axis=-1),
     ]
     for entry in specs:
-        entry.name = entry.output[0]
+        entry.name = f"rows_{entry.output[0]}"
     return specs
 
 
 def _constants(loop: GreedyLoop) -> list[onnx.TensorProto]:
-    n_prompt, vocabulary = len(loop.prompt), len(loop.label_of_token)
+    """What the loop and the rows read."""
+    n_prompt = len(loop.prompt)
     integers = {
-        "limit": loop.n_tokens, "zero": 0, "end": loop.end, "prompt": [loop.prompt], "scalar": np.zeros(0),
-        "filling": np.full((1, loop.n_tokens), loop.end), "text_begin": [n_prompt],
-        "text_end": [n_prompt + loop.n_tokens], "time_axis": [1], "last_axis": [2],
+        "limit": loop.n_tokens, "blank": 0, "prompt": [loop.prompt], "filling": np.full((1, loop.n_tokens), loop.end),
+        "text_begin": [n_prompt], "text_end": [n_prompt + loop.n_tokens], "time_axis": [1], "last_axis": [2],
         "label_of_token": _without_end(loop), "rows_shape": [1, 2 * loop.n_tokens], "n_labels": loop.n_labels,
     }  # fmt: skip
-    penalty = _penalty(vocabulary, loop.suppressed)
-    first = penalty + _penalty(vocabulary, loop.suppressed_first)
-    floats = {"penalty": penalty, "penalty_first": first, "off_and_on": np.array([0, TOKEN_LOGIT], np.float32)}
     return [
         *(numpy_helper.from_array(np.asarray(value, np.int64), name) for name, value in integers.items()),
-        *(numpy_helper.from_array(value, name) for name, value in floats.items()),
+        numpy_helper.from_array(np.array([0, TOKEN_LOGIT], np.float32), "off_and_on"),
         numpy_helper.from_array(np.asarray(True), "true"),
     ]
+
+
+def _body_constants(loop: GreedyLoop) -> list[onnx.TensorProto]:
+    """What a turn reads; inside, since ONNX Runtime infers shapes there from constants that it finds there."""
+    penalty = _penalty(len(loop.label_of_token), loop.suppressed)
+    values: dict[str, npt.NDArray[Any]] = {
+        "zero": np.asarray(0, np.int64), "end": np.asarray(loop.end, np.int64), "scalar": np.zeros(0, np.int64),
+        "penalty": penalty, "penalty_first": penalty + _penalty(len(loop.label_of_token), loop.suppressed_first),
+    }  # fmt: skip
+    return [numpy_helper.from_array(value, name) for name, value in values.items()]
 
 
 def _without_end(loop: GreedyLoop) -> npt.NDArray[np.int64]:
