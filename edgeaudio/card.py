@@ -185,6 +185,8 @@ def _data(bundle: Bundle) -> Iterator[str]:
     for source in sources:
         citation = f", {source['citation']}" if source.get("citation") else ""
         yield f"- {source['name']}: {spdx(source['licence']) or source['licence']}{citation}"
+    if not sources:
+        yield "Not known: the model came without word of it."
     yield ""
     answer = commercial_use(source["licence"] for source in sources)
     yield f"Commercial use, as the licences of the data have it: {answer}; this is no legal advice."
