@@ -23,7 +23,7 @@ def learning_curve(history: Sequence[HistoryRow], *, figure: str) -> str:
     """
     epochs = [row.epoch for row in history]
     errors = [1.0 - row.score for row in history]
-    svg = line_plot(
+    return line_plot(
         [
             Series(name="training loss", x=epochs, y=[row.loss for row in history]),
             Series(name=f"1 - {figure}", x=epochs, y=errors),
@@ -33,4 +33,3 @@ def learning_curve(history: Sequence[HistoryRow], *, figure: str) -> str:
         # Without an error there is no logarithm.
         log_y=min(errors) > 0.0,
     )
-    return svg if "xmlns=" in svg else svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
