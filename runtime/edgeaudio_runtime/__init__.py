@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SpecError,
     )
     from edgeaudio_runtime.events import Event, KeywordEvent, Token, TranscriptEvent
-    from edgeaudio_runtime.features import FeatureSpec, MelSpec
+    from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
     from edgeaudio_runtime.front_end import FrontEnd, compute_features
     from edgeaudio_runtime.manifest import Manifest
     from edgeaudio_runtime.presets import PRESETS, preset
@@ -47,6 +47,7 @@ __all__ = [
     "Manifest",
     "MelSpec",
     "ParityError",
+    "PcmSpec",
     "SelfTestReport",
     "SpecError",
     "Token",
@@ -65,7 +66,7 @@ _HOMES = {
     "detector_config": ("DetectorConfig",),
     "errors": ("AudioError", "BundleError", "EdgeAudioError", "EngineError", "ParityError", "SpecError"),
     "events": ("Event", "KeywordEvent", "Token", "TranscriptEvent"),
-    "features": ("FeatureSpec", "MelSpec"),
+    "features": ("FeatureSpec", "MelSpec", "PcmSpec"),
     "front_end": ("FrontEnd", "compute_features"),
     "manifest": ("Manifest",),
     "presets": ("PRESETS", "preset"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
-from edgeaudio_runtime.features import FeatureSpec
+from edgeaudio_runtime.features import FeatureSpec, PcmSpec
 from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.listener import activity
 from edgeaudio_runtime.presets import preset
@@ -149,6 +149,13 @@ def test_activity_is_the_first_coefficient_where_there_is_a_dct() -> None:
     features = np.array([[3.0, 1.0, 2.0], [-1.0, 5.0, 0.0]], dtype=np.float32)
     np.testing.assert_array_equal(activity(preset("log_mel"), features), [6.0, 4.0])
     np.testing.assert_array_equal(activity(preset("tf_mfcc_kws"), features), [3.0, -1.0])
+
+
+def test_activity_of_raw_samples_is_their_power_in_decibels() -> None:
+    features = np.array([[1.0, -1.0], [0.1, 0.1], [0.0, 0.0]], dtype=np.float32)
+    # The mean of the squares: 1, 0.01 and nothing, which counts as -100 dB.
+    spec = PcmSpec(sample_rate=16_000, win_length=2, hop_length=2)
+    np.testing.assert_allclose(activity(spec, features), [0.0, -20.0, -100.0], atol=1e-4)
 
 
 def test_a_windowed_bundle_hears_its_clip_as_a_whole(keyword_bundle: Path, tmp_path: Path, pcm: np.ndarray) -> None:
