@@ -19,6 +19,9 @@ LOWEST_HZ = 20.0
 
 NARROW_BAND_HZ = (3_700.0, 4_000.0)
 """Where the band limit begins and is complete, in Hz; converters between 8 and 16 kHz have such an edge."""
+LOWEST_OCTAVE_HZ = 125.0
+N_OCTAVES = 7
+"""Gains of :func:`equalize` at 125, 250, ..., 8,000 Hz."""
 FFT_MULTIPLE = 2_048
 """Transforms of this length or a multiple are fast, those of a prime length are not."""
 
@@ -52,6 +55,8 @@ class AugmentationSpec:
     """Widest mask in features."""
     narrow_band_probability: float = field(default=0.0, metadata={"added_later": True})
     """Share of the examples that lose what lies above 4 kHz, as in a telephone or a recording at 8 kHz, 0 to 1."""
+    max_equalizer_db: float = field(default=0.0, metadata={"added_later": True})
+    """Each octave of an example is made up to this much louder or softer: other microphones, other rooms."""
     room_probability: float = field(default=0.0, metadata={"added_later": True})
     """Share of the examples that are heard in a simulated room, 0 to 1."""
     n_rooms: int = field(default=200, metadata={"added_later": True})
@@ -68,7 +73,14 @@ class AugmentationSpec:
         for name in ("noise_probability", "narrow_band_probability", "room_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SpecError(f"{name}={getattr(self, name)} must be in [0, 1]")
-        for name in ("max_shift", "n_time_masks", "max_time_mask", "n_feature_masks", "max_feature_mask"):
+        for name in (
+            "max_shift",
+            "n_time_masks",
+            "max_time_mask",
+            "n_feature_masks",
+            "max_feature_mask",
+            "max_equalizer_db",
+        ):
             if getattr(self, name) < 0:
                 raise SpecError(f"{name}={getattr(self, name)} must be >= 0")
         if self.n_rooms < 1:
@@ -107,13 +119,38 @@ def narrow_band(waveforms: Tensor, *, sample_rate: int = 16_000) -> Tensor:
         waveforms: float32 ``[N, S]``.
         sample_rate: In Hz.
     """
-    n_samples, (low, high) = waveforms.shape[1], NARROW_BAND_HZ
-    padded = -(-n_samples // FFT_MULTIPLE) * FFT_MULTIPLE
-    frequencies = torch.fft.rfftfreq(padded, 1.0 / sample_rate)
-    fall = ((frequencies - low) / (high - low)).clamp(0.0, 1.0)
-    spectrum = torch.fft.rfft(waveforms, n=padded) * (0.5 + 0.5 * torch.cos(math.pi * fall))
-    limited: Tensor = torch.fft.irfft(spectrum, n=padded)[:, :n_samples]
-    return limited
+    low, high = NARROW_BAND_HZ
+    fall = ((_frequencies(waveforms, sample_rate) - low) / (high - low)).clamp(0.0, 1.0)
+    return _filtered(waveforms, 0.5 + 0.5 * torch.cos(math.pi * fall))
+
+
+def equalize(waveforms: Tensor, gains_db: Tensor, *, sample_rate: int = 16_000) -> Tensor:
+    """Give each octave of a stream its own gain, as microphones do: straight lines in dB over the logarithm of Hz.
+
+    Args:
+        waveforms: float32 ``[N, S]``.
+        gains_db: ``[N, K]``, K at least 2: at ``LOWEST_OCTAVE_HZ`` times 1, 2, 4, ..., constant outside.
+        sample_rate: In Hz.
+    """
+    octaves = torch.log2(_frequencies(waveforms, sample_rate).clamp_min(LOWEST_OCTAVE_HZ) / LOWEST_OCTAVE_HZ)
+    octaves = octaves.clamp_max(gains_db.shape[1] - 1)
+    below = octaves.floor().clamp_max(gains_db.shape[1] - 2).to(torch.int64)
+    share = octaves - below
+    response_db = gains_db[:, below] * (1 - share) + gains_db[:, below + 1] * share
+    return _filtered(waveforms, torch.pow(10.0, response_db / 20.0))
+
+
+def _frequencies(waveforms: Tensor, sample_rate: int) -> Tensor:
+    """Of the bins that :func:`_filtered` wants a response for, in Hz."""
+    padded = -(-waveforms.shape[1] // FFT_MULTIPLE) * FFT_MULTIPLE
+    return torch.fft.rfftfreq(padded, 1.0 / sample_rate)
+
+
+def _filtered(waveforms: Tensor, response: Tensor) -> Tensor:
+    """Multiply the spectrum by a real response ``[bins]`` or ``[N, bins]``: no delay, what rings wraps around."""
+    padded = -(-waveforms.shape[1] // FFT_MULTIPLE) * FFT_MULTIPLE
+    heard: Tensor = torch.fft.irfft(torch.fft.rfft(waveforms, n=padded) * response, n=padded)
+    return heard[:, : waveforms.shape[1]]
 
 
 def change_tempo(features: Tensor, factor: float, *, multiple_of: int) -> Tensor:

@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeaudio_models.augmentation import (
+    N_OCTAVES,
     AugmentationSpec,
     add_noise,
     apply_gain,
     coloured_noise,
     draw_integers,
     draw_uniform,
+    equalize,
     narrow_band,
     noise_like,
 )
@@ -115,7 +117,7 @@ def add_surroundings(
     sample_rate: int = 16_000,
     rooms: Tensor | None = None,
 ) -> Tensor:
-    """Put some streams ``[N, S]`` into rooms, add noise to some, narrow the band of some, a gain to all, then clip."""
+    """Put some streams ``[N, S]`` into rooms, add noise to some, equalize, narrow the band of some, gain, then clip."""
     if rooms is not None:
         streams = reverberate(streams, rooms, probability=spec.room_probability, generator=generator)
     chosen = torch.nonzero(_coins(len(streams), spec.noise_probability, generator))[:, 0]
@@ -123,6 +125,9 @@ def add_surroundings(
         noise = noise_like(streams[chosen], generator=generator, noise=_long_enough(bed, streams.shape[1]))
         snr_db = draw_uniform(len(chosen), spec.min_snr_db, spec.max_snr_db, generator)
         streams = streams.index_copy(0, chosen, add_noise(streams[chosen], noise, snr_db))
+    if spec.max_equalizer_db:
+        octaves_db = draw_uniform(len(streams) * N_OCTAVES, -spec.max_equalizer_db, spec.max_equalizer_db, generator)
+        streams = equalize(streams, octaves_db.reshape(-1, N_OCTAVES), sample_rate=sample_rate)
     if spec.narrow_band_probability:
         narrowed = torch.nonzero(_coins(len(streams), spec.narrow_band_probability, generator))[:, 0]
         streams = streams.index_copy(0, narrowed, narrow_band(streams[narrowed], sample_rate=sample_rate))

@@ -12,7 +12,7 @@ import torch
 
 from edgeaudio_models.architectures import build_module
 from edgeaudio_models.audio_files import write_wav
-from edgeaudio_models.augmentation import AugmentationSpec, change_tempo, narrow_band
+from edgeaudio_models.augmentation import AugmentationSpec, change_tempo, equalize, narrow_band
 from edgeaudio_models.corpora import join_corpora, label_by_word, open_corpus
 from edgeaudio_models.errors import CorpusError
 from edgeaudio_models.losses import word_end_loss
@@ -249,3 +249,26 @@ def test_a_change_of_tempo_squeezes_time_and_keeps_every_band() -> None:
     assert torch.allclose(squeezed[0, :, 0], middle, atol=1e-5)
     assert torch.allclose(squeezed[0, :, 1], -2 * middle, atol=1e-5)
     assert change_tempo(ramp, 0.01, multiple_of=4).shape == (1, 4, 2)
+
+
+def test_an_equalizer_gives_each_octave_its_gain_and_straight_lines_between() -> None:
+    time = np.arange(RATE) / RATE
+    pitches = np.array([[60.0], [250.0], [250.0 * 2**0.5], [4000.0]])
+    bursts = torch.from_numpy((np.hanning(RATE) * np.sin(2 * np.pi * pitches * time)).astype(np.float32))
+    gains_db = torch.tensor([3.0, -6.0, 0.0, 0.0, 0.0, 6.0, 0.0]).repeat(4, 1)
+    heard = equalize(bursts, gains_db).square().mean(dim=1)
+    expected_db = [3.0, -6.0, -3.0, 6.0]  # below 125 Hz, at 250 Hz, half an octave above, at 4 kHz
+    found_db = 10 * torch.log10(heard / bursts.square().mean(dim=1))
+    # A burst of a second is some Hz wide, over which the gain changes a little.
+    assert found_db.tolist() == pytest.approx(expected_db, abs=0.05)
+
+
+def test_every_example_is_equalized_on_its_own() -> None:
+    clicks = torch.zeros(2, 4096).index_fill_(1, torch.tensor([2000]), 0.25)
+    spec = AugmentationSpec(noise_probability=0.0, min_gain_db=0.0, max_gain_db=0.0, max_equalizer_db=6.0)
+    heard = add_surroundings(clicks, spec, bed=torch.zeros(4096), generator=torch.Generator().manual_seed(0))
+    assert not torch.allclose(heard[0], heard[1], atol=1e-3)
+    levels_db = 20 * torch.log10(4 * torch.fft.rfft(heard).abs())
+    assert float(levels_db.abs().max()) <= 6.001
+    with pytest.raises(SpecError, match=r"max_equalizer_db=-1 must be >= 0"):
+        AugmentationSpec(max_equalizer_db=-1)
