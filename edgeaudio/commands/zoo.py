@@ -112,6 +112,17 @@ def retrain(name: str, folder: Path | None, output: Path, force: bool, as_json: 
     _echo_entry(card, output / "entry", as_json=as_json)
 
 
+@zoo.command("time")
+@click.argument("name")
+@click.option("--rounds", type=click.IntRange(min=5), default=200, show_default=True, help="Of timing.")
+def time_entry(name: str, rounds: int) -> None:
+    """Time the bundle of NAME, an entry or a folder with one, on this machine, and write its card anew."""
+    from edgeaudio.zoo.building import retime
+
+    retime(entry_folder(name), rounds=rounds)
+    click.echo(entry_folder(name) / CARD_TEXT)
+
+
 def run_build(
     checkpoint: Checkpoint,
     folder: Path | None,

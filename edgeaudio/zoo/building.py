@@ -24,7 +24,7 @@ from edgeaudio.zoo.speed import speed_figures
 from edgeaudio_models.zoo_entries import BUNDLE, CARD, CARD_TEXT, CURVE
 from edgeaudio_runtime.bundle import Bundle, open_bundle
 from edgeaudio_runtime.errors import ParityError, SpecError
-from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
+from edgeaudio_runtime.staging import refuse_overwrite, staged_directory, staged_file
 
 if TYPE_CHECKING:
     from edgeaudio_models.checkpoint import Checkpoint
@@ -191,7 +191,15 @@ def _files(folder: Path) -> dict[str, int]:
     }
 
 
+def retime(folder: Path, *, rounds: int) -> None:
+    """Measure the speed of an entry again, on this machine, and write its card; nothing else of it changes."""
+    card = json.loads((folder / CARD).read_text("utf-8"))
+    write_card(folder, {**card, "speed": speed_figures(folder / BUNDLE, rounds=rounds)})
+
+
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Put ``card.json`` and ``card.md`` into an entry."""
-    (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    (folder / CARD_TEXT).write_text(render_entry_card(card), "utf-8")
+    texts = {CARD: json.dumps(card, indent=1, ensure_ascii=False) + "\n", CARD_TEXT: render_entry_card(card)}
+    for name, text in texts.items():
+        with staged_file(folder / name) as path:
+            path.write_text(text, "utf-8")

@@ -132,6 +132,21 @@ def test_a_copy_overwrites_nothing(run: Any, tmp_path: Path) -> None:
     assert run("zoo", "copy", name, tmp_path / "bundle", "--force").exit_code == 0
 
 
+def test_timing_an_entry_again_changes_the_speed_alone(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeaudio.zoo import building
+
+    figures = {"processor": "Fast 3000", "unit": "us", "engines": {"litert": 1.25}, "pipeline": {}, "cold_start": {}}
+    monkeypatch.setattr(building, "speed_figures", lambda bundle, *, rounds: {**figures, "unit": f"{rounds} rounds"})
+    folder = tmp_path / "entry"
+    shutil.copytree(ZOO_FOLDER / "kws-12-small", folder)
+    assert run("zoo", "time", folder, "--rounds", 7).stdout == f"{folder / 'card.md'}\n"
+    card = json.loads((folder / "card.json").read_text("utf-8"))
+    assert card == {**card_of("kws-12-small"), "speed": {**figures, "unit": "7 rounds"}}
+    assert "| network alone, litert | 1.2 |" in (folder / "card.md").read_text("utf-8")
+
+
 def test_an_unknown_entry_is_one_line(run: Any) -> None:
     refused = run("zoo", "show", "kws-99")
     assert refused.exit_code == 2
