@@ -96,13 +96,19 @@ def join_workers(device: str = "auto") -> Iterator[Workers]:
 
     Args:
         device: As :func:`choose_device` takes it. GPUs talk by nccl, processors by gloo.
+
+    Raises:
+        SpecError: There is no such device, or the processes do not find each other.
     """
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
     chosen = choose_device(device, local_rank=local)
     if size == 1:
         yield Workers(device=chosen)
         return
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+    try:
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+    except (ValueError, RuntimeError) as error:
+        raise SpecError(f"WORLD_SIZE={size} processes do not meet ({error}); start them with torchrun") from error
     try:
         yield Workers(rank=rank, size=size, device=chosen)
     finally:

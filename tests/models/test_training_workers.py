@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from edgeaudio_models.training_tasks import TASKS
 from edgeaudio_models.workers import ALONE, Workers, choose_device, join_workers
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.presets import PRESETS
-from tests.training_on_tones import CTC, DATA, KEYWORD, WORDS
+from tests.training_on_tones import CTC, DATA, KEYWORD, WORDS, Killed, kill_at, same_weights
 
 ROUNDING = 2e-3
 """Relative difference of losses: sums of float32 in another order, amplified over the steps by the optimizer, whose
@@ -102,6 +102,34 @@ def test_the_loss_curve_is_that_of_one_process(recipe: Recipe, data: TrainingDat
     states = [checkpoint.module.state_dict() for checkpoint in found]
     assert all(torch.equal(state[name], states[0][name]) for state in states for name in states[0])
     assert sorted(path.name for path in (tmp_path / "together").iterdir()) == ["checkpoint", "training_state.pt"]
+
+
+def test_workers_that_are_killed_resume_to_the_same_bits(tmp_path: Path) -> None:
+    recipe = replace(KEYWORD, training=replace(KEYWORD.training, mixed_precision="bfloat16"))
+    start = fresh(recipe)
+
+    def act(folder: str, death: int) -> Callable[[Workers], Checkpoint]:
+        return lambda workers: train(
+            recipe, DATA, tmp_path / folder, start=start, workers=workers, progress=kill_at(death)
+        )
+
+    whole = together(2, act("whole", -1))
+    with pytest.raises((Killed, threading.BrokenBarrierError)):  # whichever of the two is told first
+        together(2, act("cut", 5))
+    assert not (tmp_path / "cut" / "checkpoint").exists()
+    resumed = together(2, act("cut", -1))
+    assert same_weights(whole[0], resumed[0])
+    assert same_weights(whole[0], resumed[1])
+
+
+def test_processes_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with (
+        pytest.raises(SpecError, match=r"WORLD_SIZE=2 processes do not meet \(.*\); start them with torchrun"),
+        join_workers("cpu"),
+    ):
+        pass
 
 
 def test_shares_are_even_in_order_and_complete() -> None:
