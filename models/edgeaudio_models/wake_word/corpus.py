@@ -219,10 +219,13 @@ def _right_aligned(clip: Int16, n_samples: int, index: int, seed: int) -> Int16:
 
 def _provenance(corpus: WakeWordCorpus) -> dict[str, Any]:
     spoken = [Source(name=f"synthesized by {s.name}", licence=s.licence) for s in corpus.speakers.synthesizers]
+    noise = (
+        () if corpus.noise is None else (Source(name="recorded noise of the background folder", licence="unstated"),)
+    )
     rate = corpus.speakers.sample_rate
     return {
-        "corpus": "synthesized speech" + (" and recorded background" if corpus.speech.sources else ""),
-        "sources": [asdict(source) for source in (*spoken, *corpus.speech.sources)],
+        "corpus": "synthesized speech" + (" and recorded background" if corpus.speech.sources or noise else ""),
+        "sources": [asdict(source) for source in (*spoken, *corpus.speech.sources, *noise)],
         "wake_word": {
             "phrase": corpus.phrase.text,
             "phonemes": list(corpus.phrase.phonemes),

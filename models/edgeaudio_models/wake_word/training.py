@@ -99,24 +99,7 @@ def train_wake_word(
     _say_what(data, say)
     checkpoint = train(recipe, data, output_dir / "first", force=True, progress=progress)
     if recipe.wake_word.mined and recipe.wake_word.mining_epochs:
-        streams = mining_streams(recipe, corpus)
-        windows, hours = mine(checkpoint, streams, n_windows=recipe.wake_word.mined)
-        say(f"mined {len(windows)} windows out of {hours:.1f} hours without the phrase")
-        if len(windows):
-            further = replace(
-                recipe,
-                training=replace(
-                    recipe.training,
-                    epochs=recipe.wake_word.mining_epochs,
-                    learning_rate=recipe.training.learning_rate / 3.0,
-                    warmup=0.1,
-                ),
-                wake_word=replace(recipe.wake_word, variants=max(1, recipe.wake_word.variants // 2)),
-            )
-            more = with_windows(data, windows)
-            start = checkpoint.module
-            second = train(further, more, output_dir / "second", force=True, progress=progress, start=start)
-            checkpoint = replace(second, provenance={**second.provenance, "mined": _mined(windows, hours)})
+        checkpoint = _trained_on(checkpoint, recipe, corpus, data, output_dir / "second", progress, say)
     threshold = choose_threshold(checkpoint, data, corpus)
     say(threshold.summary())
     checkpoint = _with_threshold(checkpoint, recipe, threshold)
@@ -124,14 +107,39 @@ def train_wake_word(
     return WakeWordRun(checkpoint=checkpoint, threshold=threshold)
 
 
+def _trained_on(
+    first: Checkpoint,
+    recipe: Recipe,
+    corpus: WakeWordCorpus,
+    data: TrainingData,
+    folder: Path,
+    progress: Progress | None,
+    say: Say,
+) -> Checkpoint:
+    """The network after a second, gentler training with what the first one wrongly heard; itself where that is
+    nothing."""
+    windows, hours = mine(first, mining_streams(recipe, corpus), n_windows=recipe.wake_word.mined)
+    say(f"mined {len(windows)} windows out of {hours:.1f} hours without the phrase")
+    mined = {"windows": len(windows), "hours_searched": hours}
+    if not len(windows):
+        return replace(first, provenance={**first.provenance, "mined": mined})
+    training = replace(
+        recipe.training,
+        epochs=recipe.wake_word.mining_epochs,
+        learning_rate=recipe.training.learning_rate / 3.0,
+        warmup=0.1,
+    )
+    settings = replace(recipe.wake_word, variants=max(1, recipe.wake_word.variants // 2))
+    further = replace(recipe, training=training, wake_word=settings)
+    more = with_windows(data, windows)
+    second = train(further, more, folder, force=True, progress=progress, start=first.module)
+    return replace(second, provenance={**second.provenance, "mined": mined})
+
+
 def _say_what(data: TrainingData, say: Say) -> None:
     n_phrases = int(data.train.label_indices.sum())
     seconds = data.train.waveforms.shape[1] / 16_000
     say(f"{n_phrases} phrases and {len(data.train) - n_phrases} other streams of {seconds:.2f} s to learn from")
-
-
-def _mined(windows: Int16, hours: float) -> dict[str, Any]:
-    return {"windows": len(windows), "hours_searched": hours}
 
 
 def mining_streams(recipe: Recipe, corpus: WakeWordCorpus) -> tuple[Int16, ...]:
