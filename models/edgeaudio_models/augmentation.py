@@ -143,7 +143,8 @@ def equalize(waveforms: Tensor, gains_db: Tensor, *, sample_rate: int = 16_000) 
 def _frequencies(waveforms: Tensor, sample_rate: int) -> Tensor:
     """Of the bins that :func:`_filtered` wants a response for, in Hz."""
     padded = -(-waveforms.shape[1] // FFT_MULTIPLE) * FFT_MULTIPLE
-    return torch.fft.rfftfreq(padded, 1.0 / sample_rate)
+    frequencies: Tensor = torch.fft.rfftfreq(padded, 1.0 / sample_rate)
+    return frequencies
 
 
 def _filtered(waveforms: Tensor, response: Tensor) -> Tensor:
