@@ -16,9 +16,10 @@ from edgeaudio_export.quantization_recipe import Activations, QuantizationRecipe
 from edgeaudio_export.step_graph import StepGraph
 from edgeaudio_runtime.quantization import QuantParams
 
-BOUNDARY_HEADROOM = 2.0
+BOUNDARY_HEADROOM = 32767 / 16383
 """Where the network computes in float, int16 features and logits cover this many times the calibrated extremes: 6 dB
-louder than anything seen, at the price of one of 16 bits."""
+louder than anything seen, at the price of one of 16 bits. A little more than 2, so that the extreme is a code: at 2 it
+lies between two, and silence, whose features often are the extreme, falls to either by the last bit of a float."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
