@@ -13,6 +13,7 @@ from edgeaudio.commands.options import PathType, cache_option, echo_json, force_
 from edgeaudio.progress import progress_bar
 from edgeaudio.zoo.listing import listed_entries, render_listing
 from edgeaudio_models.zoo_entries import BUNDLE, CARD_TEXT, RECIPE, entry_folder
+from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.staging import staged_directory
 
@@ -87,7 +88,7 @@ def measure_options(command: Command) -> Command:
 @force_option
 @json_option
 def build(checkpoint: Path, folder: Path | None, output: Path, force: bool, as_json: bool, **options: Any) -> None:
-    """Make an entry of CHECKPOINT: float16 weights, int8 bundle, certificate, everything measured, card."""
+    """Make an entry of CHECKPOINT: float16 weights, int8 bundle, certificate, card; exit 1 if it did not pass."""
     from edgeaudio_models.checkpoint import load_checkpoint
 
     card = run_build(load_checkpoint(checkpoint), folder, output, force=force, **options)
@@ -162,3 +163,5 @@ def _echo_entry(card: dict[str, Any], output: Path, *, as_json: bool) -> None:
     else:
         click.echo(card["headline"])
         click.echo(output)
+    proof = open_bundle(output / BUNDLE).parity
+    raise SystemExit(0 if proof is not None and proof["passed"] else 1)
