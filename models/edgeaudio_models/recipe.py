@@ -120,8 +120,6 @@ class TrainingRecipe:
     """Factors on the drawing probability of single labels."""
     word_balance: float = 0.0
     """The same as ``class_balance`` among the words of one label: matters for ``_unknown_``, which is many words."""
-    word_loss: float = 0.0
-    """Weight of a second loss, that of telling all words apart by outputs that are cut off after training; 0: none."""
     seed: int = 0
     """Of everything random: weights, drawing, augmentation."""
     patience: int = field(default=0, metadata=ADDED_LATER)
@@ -136,7 +134,7 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         _check_choice("training.schedule", self.schedule, SCHEDULES)
         _check_choice("training.mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
-        for name, low in (("patience", 0), ("steps_per_epoch", 0), ("shuffle_buffer", 1), ("word_loss", 0)):
+        for name, low in (("patience", 0), ("steps_per_epoch", 0), ("shuffle_buffer", 1)):
             if getattr(self, name) < low:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be >= {low}")
         limits = (("epochs", 1), ("batch_size", 2), ("learning_rate", 0), ("weight_decay", 0), ("word_end_weight", 0))

@@ -26,7 +26,6 @@ from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import TrainingData
 from edgeaudio_models.training_tasks import TrainingTask, task_type
 from edgeaudio_models.weight_updates import WeightUpdates
-from edgeaudio_models.word_outputs import n_word_outputs, without_word_outputs
 from edgeaudio_models.workers import ALONE, Workers
 from edgeaudio_runtime.features import FeatureSpec
 from edgeaudio_runtime.presets import preset
@@ -73,8 +72,7 @@ class TrainingRun:
         self.provenance = dict(data.provenance)
         self.config = _config(recipe, self.spec)
         self.workers = workers
-        n_words = n_word_outputs(recipe, data)
-        self.module = _fresh_module(recipe, {**self.config, "n_labels": self.config["n_labels"] + n_words})
+        self.module = _fresh_module(recipe, self.config)
         if start is not None:
             self.module.load_state_dict(start.state_dict())
         self.module.to(workers.device)
@@ -185,13 +183,13 @@ class TrainingRun:
 
     def checkpoint(self) -> Checkpoint:
         """The averaged weights of the best epoch, on the processor."""
-        self.average.module.load_state_dict(self.best["weights"])
-        module = without_word_outputs(self.average.module.cpu(), _fresh_module(self.recipe, self.config))
+        module = self.average.module
+        module.load_state_dict(self.best["weights"])
         chosen = {**self.best["metrics"], "epoch": self.best["epoch"], "chosen_by": self.task.metric}
         return Checkpoint(
             architecture=self.recipe.model.architecture,
             config=self.config,
-            module=module,
+            module=module.cpu(),
             labels=self.recipe.corpus.labels,
             features=self.spec,
             recipe=self.recipe,

@@ -98,10 +98,7 @@ class KeywordTask(TrainingTask):
         super().__init__(recipe, data, front_end)
         labels = recipe.corpus.labels
         data.check_labels(len(labels))
-        self.n_labels = len(labels)
         self.silence_index = labels.index(SILENCE) if SILENCE in labels else -1
-        words = data.train.word_indices if recipe.training.word_loss else None
-        self.word_indices = None if words is None else torch.from_numpy(words)
         self.validation_labels = torch.from_numpy(data.validation.label_indices)
         device = next(front_end.buffers()).device
         self.validation_features = clip_features(front_end, torch.from_numpy(data.validation.waveforms), device=device)
@@ -118,17 +115,12 @@ class KeywordTask(TrainingTask):
             generator=generator,
             rooms=self.rooms,
         )
-        logits, smoothing = self._logits(module, streams, generator), self.recipe.training.label_smoothing
-        loss = keyword_loss(logits[..., : self.n_labels], self._mine(wanted), label_smoothing=smoothing)
-        if self.word_indices is None:
-            return loss
-        words = self._mine(self.word_indices[chosen])
-        told_apart = keyword_loss(logits[..., self.n_labels :], words, label_smoothing=smoothing)
-        return loss + self.recipe.training.word_loss * told_apart
+        logits = self._logits(module, streams, generator)
+        return keyword_loss(logits, self._mine(wanted), label_smoothing=self.recipe.training.label_smoothing)
 
     def evaluate(self, module: StreamingModule) -> dict[str, Any]:
         """See :meth:`TrainingTask.evaluate`."""
-        predicted = last_logits(module, self.validation_features)[:, : self.n_labels].argmax(dim=1)
+        predicted = last_logits(module, self.validation_features).argmax(dim=1)
         metrics = keyword_metrics(predicted, self.validation_labels, self.recipe.corpus.labels)
         return {
             "accuracy": metrics.accuracy,
