@@ -39,7 +39,8 @@ def activity(spec: FeatureSpec, features: Features) -> npt.NDArray[np.float32]:
     """One loudness-like value a frame: the sum of its features, the first coefficient of a DCT, raw samples in dB."""
     if isinstance(spec, PcmSpec):
         power = np.add.reduce(features * features, axis=1) / np.float32(spec.win_length)
-        return np.float32(10) * np.log10(power + np.float32(1e-10))
+        decibels: npt.NDArray[np.float32] = np.float32(10) * np.log10(power + np.float32(1e-10))
+        return decibels
     if isinstance(spec, MelSpec) and spec.n_dct > 0:
         return features[:, 0]
     # Summing along the contiguous axis gives a frame the same value whatever stands beside it.
