@@ -120,6 +120,8 @@ class TrainingRecipe:
     """Factors on the drawing probability of single labels."""
     word_balance: float = 0.0
     """The same as ``class_balance`` among the words of one label: matters for ``_unknown_``, which is many words."""
+    word_weights: Mapping[str, float] = field(default_factory=dict)
+    """Factors on the drawing probability of single words of a label: for those that sound like a keyword."""
     seed: int = 0
     """Of everything random: weights, drawing, augmentation."""
     patience: int = field(default=0, metadata=ADDED_LATER)

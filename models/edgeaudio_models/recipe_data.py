@@ -111,8 +111,8 @@ def _recorded(recipe: Recipe, folder: Path, cache: Path | None, progress: Progre
     def examples(part: Corpus) -> Examples:
         waveforms = load_waveforms(part, sample_rate=rate, n_samples=n_samples, cache_folder=cache, progress=progress)
         index = np.array([labels.index(clip.label) for clip in part.clips], dtype=np.int64)
-        words = np.unique([clip.word or clip.label for clip in part.clips], return_inverse=True)[1]
-        return Examples(waveforms=waveforms, label_indices=index, word_indices=words)
+        words = tuple(clip.word or clip.label for clip in part.clips)
+        return Examples(waveforms=waveforms, label_indices=index, words=words)
 
     return TrainingData(
         train=examples(corpus.select("train")),

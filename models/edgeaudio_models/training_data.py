@@ -24,8 +24,8 @@ class Examples:
     """``[N, samples]`` at the rate of the recipe's features."""
     label_indices: npt.NDArray[np.int64]
     """``[N]``, indices into the recipe's labels."""
-    word_indices: npt.NDArray[np.int64] | None = None
-    """``[N]``, what each clip says, numbered from 0, for labels that stand for several words; None if unknown."""
+    words: tuple[str, ...] = ()
+    """What each clip says, for labels that stand for several words; empty if unknown."""
 
     def __post_init__(self) -> None:
         shape = self.waveforms.shape

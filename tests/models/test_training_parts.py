@@ -92,19 +92,28 @@ def test_labels_are_drawn_as_the_balance_says(balance: float, shares: tuple[floa
 @pytest.mark.parametrize(("balance", "rare"), [(0.0, 0.1), (0.5, 0.25), (1.0, 0.5)])
 def test_words_of_a_label_are_drawn_as_the_balance_says(balance: float, rare: float) -> None:
     label_indices = torch.tensor([0] * 100 + [1] * 100)
-    words = torch.tensor([0] * 10 + [1] * 90 + [2] * 100)
+    words = ["bed"] * 10 + ["cat"] * 90 + ["go"] * 100
     recipe = TrainingRecipe(epochs=1, class_balance=1.0, word_balance=balance)
-    weights = sampling_weights(label_indices, ("many", "one"), recipe, word_indices=words)
+    weights = sampling_weights(label_indices, ("many", "one"), recipe, words=words)
     assert float(weights[:100].sum()) == pytest.approx(0.5)
     # 10 clips to 90: shares 1:9, sqrt 1:3, alike 1:1.
     assert float(weights[:10].sum()) == pytest.approx(0.5 * rare)
     assert weights[100:].tolist() == pytest.approx([0.005] * 100)
 
 
+def test_a_word_is_drawn_as_often_as_its_weight_says() -> None:
+    recipe = TrainingRecipe(epochs=1, word_balance=1.0, word_weights={"bed": 3.0})
+    words = ["bed"] * 10 + ["cat"] * 90
+    weights = sampling_weights(torch.zeros(100, dtype=torch.int64), ("many",), recipe, words=words)
+    assert float(weights[:10].sum()) == pytest.approx(0.75)
+
+
 def test_words_that_nobody_told_cannot_be_balanced() -> None:
     examples = Examples(waveforms=np.zeros((4, 16000), np.int16), label_indices=np.array([0, 0, 1, 1]))
     recipe = replace(load_recipe("kws-demo"), training=TrainingRecipe(epochs=1, word_balance=0.5))
-    with pytest.raises(SpecError, match=r"training\.word_balance=0\.5 needs clips whose words are known"):
+    with pytest.raises(
+        SpecError, match=r"training\.word_balance=0\.5 and word_weights need clips whose words are known"
+    ):
         draws_of(TrainingData(train=examples, validation=examples), recipe)
 
 
