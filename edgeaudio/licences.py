@@ -45,8 +45,12 @@ _BY_NAME = {name.lower(): name for name in COMMERCIAL_USE} | {
 
 
 def spdx(licence: str) -> str | None:
-    """SPDX identifier of a licence as its publisher names it ("CC BY 4.0"), or None where it is not known."""
-    return _BY_NAME.get(re.sub(r"[\s_]+", "-", licence.strip()).lower())
+    """SPDX identifier of a licence as its publisher names it ("CC BY 4.0"), or None where it is not known.
+
+    What stands in parentheses behind the name ("Apache-2.0 (SVOX Pico)") says whose it is.
+    """
+    name = licence.partition("(")[0].strip()
+    return _BY_NAME.get(re.sub(r"[\s_]+", "-", name).lower())
 
 
 def commercial_use(licences: Iterable[str]) -> str:

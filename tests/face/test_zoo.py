@@ -400,6 +400,7 @@ def test_confusions_are_counted() -> None:
         ("Apache-2.0", "Apache-2.0"),
         ("cc0", "CC0-1.0"),
         ("GPL-3.0-or-later", "GPL-3.0-or-later"),
+        ("Apache-2.0 (SVOX Pico)", "Apache-2.0"),
         ("unstated", None),
     ],
 )
