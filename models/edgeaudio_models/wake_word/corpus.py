@@ -46,7 +46,9 @@ class Negatives:
     train: Int16
     """To learn from."""
     validation: Int16
-    """To choose by, in other voices and of other speakers."""
+    """To choose by, in other voices."""
+    ordinary: Int16
+    """Of that, other speech alone: neither near words nor parts of the phrase, of which no hour is ever heard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,10 +141,12 @@ def _synthesized_negatives(
             settings.other_clips,
         ),
     }
-    said = [voices.say(name, texts, n, progress) for name, (texts, n) in kinds.items() if texts and n]
+    spoken = {name: voices.say(name, texts, n, progress) for name, (texts, n) in kinds.items() if texts and n}
+    said = spoken.values()
     return Negatives(
         train=_stream([clip for each in said for clip in each.train], voices.sample_rate, seed=seed),
         validation=_stream([clip for each in said for clip in each.validation], voices.sample_rate, seed=seed + 1),
+        ordinary=_stream(spoken["other"].validation, voices.sample_rate, seed=seed + 2),
     )
 
 

@@ -52,14 +52,15 @@ def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWor
     """The lowest threshold without a false accept on held-out speech, or the highest of the grid.
 
     The phrases are the validation clips as training judges them: other voices, in noise and in rooms. The stream is the
-    synthesized speech of those voices (near words among it) and the recorded speakers that were set aside.
+    ordinary speech of those voices and the recorded speakers that were set aside; near words are left out, a stream full
+    of them would call for a threshold that misses the phrase.
     """
     module, rate = checkpoint.module, checkpoint.features.sample_rate
     front_end = TorchFrontEnd(checkpoint.features, multiple_of=module.step_frames)
     task = WakeWordTask(_judging(checkpoint.recipe), replace(data, train=data.validation), front_end)
     phrases = stream_scores(module, task.validation_features[task.validation_has_phrase]).numpy()
     speech = joined(corpus.speech.validation, gap_seconds=GAP_SECONDS, sample_rate=rate, seed=0)
-    stream = np.concatenate([corpus.negatives.validation, speech])
+    stream = np.concatenate([corpus.negatives.ordinary, speech])
     with torch.no_grad():
         false = np.array([place.score for place in find_places(module, front_end, stream)])
     highest = float(false.max()) if len(false) else 0.0
