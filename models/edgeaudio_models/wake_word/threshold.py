@@ -51,9 +51,9 @@ class Threshold:
 def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWordCorpus) -> Threshold:
     """The lowest threshold without a false accept on held-out speech, or the highest of the grid.
 
-    The phrases are the validation clips as training judges them: other voices, in noise and in rooms. The stream is the
-    ordinary speech of those voices and the recorded speakers that were set aside; near words are left out, a stream full
-    of them would call for a threshold that misses the phrase.
+    The phrases are the validation clips as training judges them: other voices, in noise and in rooms. The stream is
+    ordinary speech of those voices and the recorded speakers that were set aside. Near words are left out: a stream
+    full of them, which nobody ever hears, would call for a threshold that misses the phrase.
     """
     module, rate = checkpoint.module, checkpoint.features.sample_rate
     front_end = TorchFrontEnd(checkpoint.features, multiple_of=module.step_frames)
