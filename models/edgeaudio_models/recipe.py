@@ -81,6 +81,8 @@ class ModelRecipe:
     """Name in ``edgeaudio_models.architectures.ARCHITECTURES``."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Fields of its configuration, without ``n_features`` and ``n_labels``, which follow from the rest."""
+    start: str = field(default="", metadata=ADDED_LATER)
+    """Checkpoint or entry of the zoo whose weights the training begins with, its labels apart; empty draws them."""
 
     def __post_init__(self) -> None:
         fixed = sorted({"n_features", "n_labels"} & set(self.parameters))
@@ -118,9 +120,9 @@ class TrainingRecipe:
     CTC alone takes long to find it (CTC only)."""
     label_weights: Mapping[str, float] = field(default_factory=dict)
     """Factors on the drawing probability of single labels."""
-    word_balance: float = 0.0
+    word_balance: float = field(default=0.0, metadata=ADDED_LATER)
     """The same as ``class_balance`` among the words of one label: matters for ``_unknown_``, which is many words."""
-    word_weights: Mapping[str, float] = field(default_factory=dict)
+    word_weights: Mapping[str, float] = field(default_factory=dict, metadata=ADDED_LATER)
     """Factors on the drawing probability of single words of a label: for those that sound like a keyword."""
     seed: int = 0
     """Of everything random: weights, drawing, augmentation."""

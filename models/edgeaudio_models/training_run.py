@@ -21,6 +21,7 @@ from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.recipe_text import format_recipe
 from edgeaudio_models.sampler import draws_of
 from edgeaudio_models.schedule import learning_rate
+from edgeaudio_models.starting import begin_with, joined_lineage
 from edgeaudio_models.streaming import StreamingModule
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import TrainingData
@@ -69,12 +70,15 @@ class TrainingRun:
     ) -> None:
         self.recipe = recipe
         self.spec = preset(recipe.features.preset)
-        self.provenance = dict(data.provenance)
         self.config = _config(recipe, self.spec)
         self.workers = workers
         self.module = _fresh_module(recipe, self.config)
+        begun = begin_with(self.module, recipe)
+        self.provenance = joined_lineage(data.provenance, begun)
         if start is not None:
             self.module.load_state_dict(start.state_dict())
+        elif begun is not None:
+            start = begun.module
         self.module.to(workers.device)
         front_end = TorchFrontEnd(self.spec, multiple_of=self.module.step_frames).to(workers.device)
         self.task: TrainingTask = task_type(recipe)(recipe, data, front_end)
