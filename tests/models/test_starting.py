@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from edgeaudio_models.architectures import build_module
-from edgeaudio_models.checkpoint import Checkpoint
-from edgeaudio_models.errors import CheckpointError
+from edgeaudio_models.checkpoint import Checkpoint, CheckpointError
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.starting import begin_with
 from edgeaudio_models.streaming import StreamingModule
