@@ -140,7 +140,9 @@ class TestCorpus:
 class TestRecipeAndCheckpoint:
     def test_an_unknown_recipe(self, refuse: Refuse, tmp_path: Path) -> None:
         message = refuse("train", "kws-99", "--output", tmp_path / "run")
-        assert message.startswith("recipe='kws-99' must be a TOML file or one of ['digits-ctc', 'kws-12', 'kws-demo'")
+        assert message.startswith(
+            "recipe='kws-99' must be a TOML file or one of ['digits-ctc', 'kws-12', 'kws-12-small'"
+        )
 
     def test_a_recipe_with_an_unknown_key(self, refuse: Refuse, face: Any, tmp_path: Path) -> None:
         recipe = tmp_path / "typo.toml"

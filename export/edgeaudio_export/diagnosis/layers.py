@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,14 +57,14 @@ def pair_layers(step: StepGraph, graph: IntegerGraph) -> tuple[Layer, ...]:
     Raises:
         ExportError: The graph has other operations than the network.
 
-    Neither quantization path reorders operations, so the n-th of a kind is the n-th of that kind in the other world;
-    operations that only move or convert codes have no partner and need none.
+    A quantization path may reorder branches, but not a chain; so the n-th of a kind, with weights of one shape, is the
+    n-th of that kind and shape in the other world. Operations that only move or convert codes have no partner.
     """
     nodes: dict[str, list[Node]] = {}
     for node in step.module.graph.nodes:
         if node.op == "call_function" and str(node.target) in _KINDS:
-            nodes.setdefault(_KINDS[str(node.target)], []).append(node)
-    found = [(op, _GRAPH_KINDS[op.kind]) for op in graph.ops if op.kind in _GRAPH_KINDS]
+            nodes.setdefault(_node_kind(step, node), []).append(node)
+    found = [(op, _op_kind(graph, op)) for op in graph.ops if op.kind in _GRAPH_KINDS]
     counts = {kind: sum(k == kind for _, k in found) for kind in {*nodes, *(k for _, k in found)}}
     for kind, count in sorted(counts.items()):
         if count != len(nodes.get(kind, [])):
@@ -74,6 +74,27 @@ def pair_layers(step: StepGraph, graph: IntegerGraph) -> tuple[Layer, ...]:
             )
     turns: dict[str, Iterator[Node]] = {kind: iter(group) for kind, group in nodes.items()}
     return tuple(_layer(next(turns[kind]), op) for op, kind in found)
+
+
+def _node_kind(step: StepGraph, node: Node) -> str:
+    """Kind of a float operation, with the shape of its weights if it has some."""
+    kind = _KINDS[str(node.target)]
+    return _with_shape(kind, constant(step.module, node.args[1]).shape) if kind == "weighted" else kind
+
+
+def _op_kind(graph: IntegerGraph, op: Op) -> str:
+    """The same of an integer operation."""
+    kind = _GRAPH_KINDS[op.kind]
+    if kind != "weighted":
+        return kind
+    shape = graph.tensors[weight_source(graph, op)].shape
+    return _with_shape(kind, [shape[axis] for axis in (0, 3, 1, 2)] if len(shape) == 4 else shape)
+
+
+def _with_shape(kind: str, shape: Sequence[int]) -> str:
+    """Kind and weights ``[O, C/groups, KT, KF]``, missing axes of size 1."""
+    sizes = [*shape, 1, 1][:4]
+    return f"{kind} {'x'.join(map(str, sizes))}"
 
 
 def _layer(node: Node, op: Op) -> Layer:
