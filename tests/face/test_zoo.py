@@ -118,9 +118,11 @@ def test_a_copied_bundle_listens(run: Any, name: str, tmp_path: Path, capsys: py
     capsys.readouterr()
     assert run_main([str(tmp_path / "bundle"), str(tmp_path / "scene.wav"), "--json"]) == 0
     heard = [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
-    # Networks of real voices need not know every word of a synthesizer, but they take few for another.
-    right = set(heard) & set(words)
-    assert len(right) > len(set(heard) - right)
+    # Networks of real voices need not know every word of a synthesizer, but they hear no other word in it; the smallest
+    # takes "up" for "left" there.
+    assert heard
+    mistaken = {"left"} if name == "kws-12-small" else set()
+    assert set(heard) <= {*words, *mistaken}
 
 
 def test_a_copy_overwrites_nothing(run: Any, tmp_path: Path) -> None:
