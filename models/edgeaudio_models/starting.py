@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+from torch.nn import functional
+
 from edgeaudio_models.checkpoint import Checkpoint, load_checkpoint
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.streaming import StreamingModule
@@ -15,7 +18,8 @@ from edgeaudio_runtime.presets import preset
 def begin_with(module: StreamingModule, recipe: Recipe) -> Checkpoint | None:
     """Give ``module`` the weights of ``recipe.model.start`` wherever their shapes fit; the others stay as drawn.
 
-    Other labels fit everywhere but at the outputs, which are drawn and learned anew.
+    Other labels fit everywhere but at the outputs, which are drawn and learned anew. Kernels over time that reach
+    farther back begin with zeros there, so the network computes what the shorter ones did.
 
     Returns:
         What was begun with; None if the recipe names nothing.
@@ -28,6 +32,7 @@ def begin_with(module: StreamingModule, recipe: Recipe) -> Checkpoint | None:
         return None
     start = load_checkpoint(recipe.model.start)
     known, wanted = start.module.state_dict(), module.state_dict()
+    known = {name: _reaching_back(value, wanted.get(name, value)) for name, value in known.items()}
     strangers = {name for name in wanted if name not in known or known[name].shape != wanted[name].shape}
     others = strangers - {name for name in wanted if len(wanted[name].shape) and len(wanted[name]) == module.n_labels}
     if others or start.features.hash != preset(recipe.features.preset).hash or not set(known) <= set(wanted):
@@ -35,6 +40,13 @@ def begin_with(module: StreamingModule, recipe: Recipe) -> Checkpoint | None:
         raise SpecError(f"model.start={recipe.model.start!r} does not fit, {rule}; train from drawn weights without it")
     module.load_state_dict({**wanted, **{name: known[name] for name in wanted if name not in strangers}})
     return start
+
+
+def _reaching_back(weight: Tensor, wanted: Tensor) -> Tensor:
+    """Weights ``[outputs, inputs, taps]`` with zeros before the first tap, as many as ``wanted`` has taps more."""
+    if weight.ndim != 3 or wanted.ndim != 3:
+        return weight
+    return functional.pad(weight, (max(0, wanted.shape[2] - weight.shape[2]), 0))
 
 
 def joined_lineage(provenance: Mapping[str, Any], start: Checkpoint | None) -> dict[str, Any]:

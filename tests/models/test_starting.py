@@ -10,7 +10,7 @@ from edgeaudio_models.architectures import build_module
 from edgeaudio_models.checkpoint import Checkpoint, CheckpointError
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.starting import begin_with
-from edgeaudio_models.streaming import StreamingModule
+from edgeaudio_models.streaming import StreamingModule, run_from_reset
 from edgeaudio_models.training import train
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.presets import preset
@@ -48,6 +48,20 @@ def test_other_labels_begin_with_all_weights_but_those_of_the_outputs(trained: t
     known = checkpoint.module.state_dict()
     for name, value in module.state_dict().items():
         assert torch.equal(value, drawn[name] if name.startswith("classifier") else known[name]), name
+
+
+def test_longer_kernels_begin_with_the_function_of_the_shorter_ones(trained: tuple[Checkpoint, Path]) -> None:
+    checkpoint, folder = trained
+    sizes = [size + 3 for size in KEYWORD.model.parameters["kernel_sizes"]]
+    recipe = beginning_with(folder)
+    recipe = replace(recipe, model=replace(recipe.model, parameters={**recipe.model.parameters, "kernel_sizes": sizes}))
+    values = {**recipe.model.parameters, "n_features": checkpoint.features.n_features}
+    longer = build_module(recipe.model.architecture, {**values, "n_labels": len(checkpoint.labels)}).eval()
+    begin_with(longer, recipe)
+    features = torch.randn(2, 40, checkpoint.features.n_features, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        outputs, expected = (run_from_reset(module, features) for module in (longer, checkpoint.module.eval()))
+    torch.testing.assert_close(outputs, expected)
 
 
 def test_a_training_that_begins_with_another_repeats_and_tells_its_lineage(
