@@ -149,6 +149,7 @@ class CtcDecoder:
             start_s=tokens[0].start_s,
             end_s=tokens[-1].end_s,
             tokens=tokens,
+            detected_s=self._clock.detected_s(self._n_outputs),
         )
 
     def _text(self, tokens: Sequence[Token]) -> str:

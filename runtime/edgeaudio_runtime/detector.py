@@ -13,7 +13,8 @@ from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import KeywordEvent
 from edgeaudio_runtime.extent import StreamClock, active_region, n_bridged
-from edgeaudio_runtime.probabilities import SmoothedProbabilities
+from edgeaudio_runtime.noise_gate import NoiseGate
+from edgeaudio_runtime.probabilities import SmoothedProbabilities, Watch
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.recent import RecentRows
 
@@ -34,8 +35,9 @@ class KeywordDetector:
 
     An output fires label k when (1) k is no background label, (2) its smoothed probability is the largest of all
     labels, ties going to the first, (3) it reaches the label's threshold, (4) it was below ``release`` since k last
-    fired and (5) ``refractory_s`` have passed since a label last fired. ``score`` is the smoothed probability at this
-    crossing, not the peak. A label held back by (5) alone fires as soon as the time is over, if the rest still holds.
+    fired, (5) ``refractory_s`` have passed since a label last fired, (6) so were 1 to 3 for the last ``patience``
+    outputs and (7) the gate is open, if there is one. ``score`` is the smoothed probability at this crossing, not the
+    peak. A label held back by (5) or (7) alone fires as soon as that is over, if the rest still holds.
 
     Where the word lies is read from ``activity``, one loudness-like value a frame (see ``listener.activity``), kept for
     the network's averaging window and a margin: the heaviest stretch above a level between floor and peak, gaps of up
@@ -60,6 +62,7 @@ class KeywordDetector:
         output_quant: QuantParams,
         clock: StreamClock,
         output: str = "logits",
+        decibels_per_unit: float | None = None,
     ) -> None:
         """Build a detector for one stream.
 
@@ -70,13 +73,18 @@ class KeywordDetector:
             output_quant: Quantization of the logit codes, per tensor.
             clock: Frame grid, step and averaging window of the network.
             output: "logits", or "probabilities" where the codes stand for these already.
+            decibels_per_unit: Of the activity, see ``noise_gate``; None where it has no such unit.
 
         Raises:
-            SpecError: A threshold names a label the network does not have, or ``output_quant`` is per channel.
+            SpecError: A threshold or release names a label the network does not have, ``output_quant`` is per channel,
+                or ``gate_db`` is set and the activity has no unit.
         """
-        strangers = sorted(set(config.thresholds) - set(labels))
-        if strangers:
-            raise SpecError(f"thresholds name labels {strangers}, which the network lacks; it has {list(labels)}")
+        for name in ("thresholds", "releases"):
+            strangers = sorted(set(getattr(config, name)) - set(labels))
+            if strangers:
+                raise SpecError(f"{name} name labels {strangers}, which the network lacks; it has {list(labels)}")
+        if config.gate_db is not None and decibels_per_unit is None:
+            raise SpecError(f"gate_db={config.gate_db} needs log-mel features or PCM; gate with a vad bundle instead")
         if clock.window_frames > _MOST_WINDOW_FRAMES:
             raise SpecError(
                 f"window_frames={clock.window_frames} must be <= {_MOST_WINDOW_FRAMES}; export the bundle again"
@@ -84,11 +92,13 @@ class KeywordDetector:
         if output_quant.axis is not None:
             raise SpecError(f"output_quant has axis={output_quant.axis}; logits must share one scale to be compared")
         self._config, self._labels, self._clock, self._output = config, tuple(labels), clock, output
+        self._decibels_per_unit = decibels_per_unit
         # No probability reaches infinity: a background label never fires.
         row = [
             np.inf if label in background_labels else config.thresholds.get(label, config.threshold) for label in labels
         ]
         self._output_quant, self._label_thresholds = output_quant, row
+        self._releases = np.array([config.releases.get(label, config.release) for label in labels])
         self._n_smoothing = max(1, round(config.smoothing_s / clock.output_s))
         self._n_refractory = _outputs(config.refractory_s, clock)
         self._n_settle = _outputs(config.settle_s, clock)
@@ -115,6 +125,9 @@ class KeywordDetector:
         self._last_end_frame = -1
         self._held: _Crossing | None = None
         self._is_idle = True  # nothing held or latched
+        self._leader, self._n_leading = -1, 0  # the label above its threshold, and for how many outputs in a row
+        gate_db, unit = self._config.gate_db, self._decibels_per_unit
+        self._gate = None if gate_db is None or unit is None else NoiseGate(gate_db, clock=clock, decibels_per_unit=unit)
 
     def process(self, codes: Codes, activity: Activity | None = None) -> list[KeywordEvent]:
         """Take the next outputs and return the events they complete.
@@ -134,6 +147,20 @@ class KeywordDetector:
         for i, first in enumerate(range(0, len(codes), self._block)):
             events += self._hear(codes[first : first + self._block], activity[i * step : (i + 1) * step])
         return events
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no event can come before an output that :attr:`watch` describes; such outputs may be given later."""
+        return self._is_idle
+
+    @property
+    def watch(self) -> Watch:
+        """What ends idleness."""
+        return Watch(
+            thresholds=tuple(map(float, self._label_thresholds)),
+            n_smoothing=self._n_smoothing,
+            is_probability=self._output == "probabilities",
+        )
 
     def flush(self) -> list[KeywordEvent]:
         """End the stream: the event that still waited for its word to end, if any; then as after :meth:`reset`."""
@@ -160,29 +187,43 @@ class KeywordDetector:
         n = len(codes)
         self._activity.extend(len(activity))[:] = activity
         may_fire = self._probabilities.push(codes)
+        is_open = None if self._gate is None else self._gate.hear(activity)
         # Nearly every call of nearly every stream has nothing to do.
-        events = self._listen(n) if may_fire or not self._is_idle else []
+        if may_fire or not self._is_idle:
+            events = self._listen(n, is_open)
+        else:
+            events, self._n_leading = [], 0
         self._n_outputs += n
         return events
 
-    def _listen(self, n: int) -> list[KeywordEvent]:
+    def _listen(self, n: int, is_open: npt.NDArray[np.bool_] | None) -> list[KeywordEvent]:
         scores = self._probabilities.scores(n)
         above = scores >= self._thresholds[:n]
         events: list[KeywordEvent] = []
         if not self._is_idle or np.count_nonzero(above):
             for row in range(n):
-                self._decide(row, n - 1 - row, scores[row], above[row], events)
+                may_fire = is_open is None or bool(is_open[row])
+                self._decide(row, n - 1 - row, scores[row], above[row], may_fire, events)
             self._is_idle = self._held is None and not self._latched.any()
+        elif n:
+            self._n_leading = 0
         return events
 
     def _decide(
-        self, row: int, n_later: int, score: Float64, above: npt.NDArray[np.bool_], events: list[KeywordEvent]
+        self,
+        row: int,
+        n_later: int,
+        score: Float64,
+        above: npt.NDArray[np.bool_],
+        may_fire: bool,
+        events: list[KeywordEvent],
     ) -> None:
         """One output: let go, fire, report what waited long enough; ``n_later`` outputs follow in the buffers."""
         output = self._n_outputs + row
-        self._latched &= score >= self._config.release
+        self._latched &= score >= self._releases
         best = int(score.argmax())
-        fires = above[best] and not self._latched[best] and output - self._last_output >= self._n_refractory
+        fires = self._is_patient(best, bool(above[best])) and may_fire and not self._latched[best]
+        fires = fires and output - self._last_output >= self._n_refractory
         if self._held is None and not fires:
             return
         past = self._past_activity(n_later)
@@ -197,6 +238,11 @@ class KeywordDetector:
                 events.append(self._event(crossing, output, past))
             else:
                 self._held = crossing
+
+    def _is_patient(self, best: int, is_above: bool) -> bool:
+        self._n_leading = (self._n_leading + 1 if best == self._leader else 1) if is_above else 0
+        self._leader = best
+        return self._n_leading >= self._config.patience
 
     def _past_activity(self, n_later: int) -> Activity:
         clock = self._clock

@@ -30,6 +30,12 @@ class DetectorConfig:
     """No label fires within this time after the last one did."""
     settle_s: float = 0.3
     """An event waits at most this long for its word to end, so that ``end_s`` is true; 0 reports at once."""
+    patience: int = 1
+    """Outputs in a row in which a label must be the largest and reach its threshold before it fires, 1 to 1000."""
+    releases: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """``release`` of single labels, instead of it."""
+    gate_db: float | None = None
+    """A label fires only where the sound rose this many dB above the noise floor (``noise_gate``), 0 to 100."""
 
     def __post_init__(self) -> None:
         _check_number("smoothing_s", self.smoothing_s, low=0.0, high=10.0)
@@ -37,13 +43,19 @@ class DetectorConfig:
         _check_number("settle_s", self.settle_s, low=0.0, high=2.0)
         _check_number("threshold", self.threshold, low=0.0, high=1.0)
         _check_number("release", self.release, low=0.0, high=1.0)
-        if not isinstance(self.thresholds, Mapping):
-            raise SpecError(f"thresholds={self.thresholds!r} must map labels to numbers")
-        for label, value in self.thresholds.items():
-            _check_number(f"thresholds[{label!r}]", value, low=0.0, high=1.0)
+        if type(self.patience) is not int or not 1 <= self.patience <= 1000:
+            raise SpecError(f"patience={self.patience!r} must be an integer from 1 to 1000")
+        if self.gate_db is not None:
+            _check_number("gate_db", self.gate_db, low=0.0, high=100.0)
+        _check_labels("thresholds", self.thresholds)
+        _check_labels("releases", self.releases)
         lowest = min([self.threshold, *self.thresholds.values()])
         if self.release > lowest:
             raise SpecError(f"release={self.release} must be <= the lowest threshold, {lowest}; lower it")
+        for label, value in self.releases.items():
+            threshold = self.thresholds.get(label, self.threshold)
+            if value > threshold:
+                raise SpecError(f"releases[{label!r}]={value} must be <= the label's threshold, {threshold}; lower it")
         if self.schema_version != DETECTOR_SCHEMA_VERSION:
             raise SpecError(
                 f"detector schema_version={self.schema_version!r} must be {DETECTOR_SCHEMA_VERSION}; "
@@ -51,15 +63,24 @@ class DetectorConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """JSON form; the fields that came later are left out at their default."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {**plain, "thresholds": dict(self.thresholds)}
+        plain |= {"thresholds": dict(self.thresholds), "releases": dict(self.releases)}
+        unset = {"patience": 1, "releases": {}, "gate_db": None}
+        return {name: value for name, value in plain.items() if name not in unset or value != unset[name]}
 
     @classmethod
     def from_dict(cls, values: object) -> DetectorConfig:
         """Inverse of :meth:`to_dict`; a missing field takes its default, an unknown one is refused by name."""
         every = frozenset(entry.name for entry in fields(cls))
         return cls(**checked_fields(cls, values, what="detector", optional=every - {"schema_version"}))
+
+
+def _check_labels(name: str, values: object) -> None:
+    if not isinstance(values, Mapping):
+        raise SpecError(f"{name}={values!r} must map labels to numbers")
+    for label, value in values.items():
+        _check_number(f"{name}[{label!r}]", value, low=0.0, high=1.0)
 
 
 def _check_number(name: str, value: object, *, low: float, high: float) -> None:

@@ -9,9 +9,11 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
+from edgeaudio_runtime.noise_gate import decibels_per_unit
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
+    from edgeaudio_runtime.probabilities import Watch
     from edgeaudio_runtime.ctc_decoder import DecoderConfig
     from edgeaudio_runtime.detector_config import DetectorConfig
 
@@ -20,7 +22,17 @@ Codes = npt.NDArray[np.integer[Any]]
 
 
 class Listener(Protocol):
-    """Turns the logits of one stream into events."""
+    """Turns the logits of one stream into events; how the outputs are cut into calls changes none of them."""
+
+    @property
+    def watch(self) -> Watch | None:
+        """What ends idleness, or None for a listener that must hear every step at once."""
+        ...
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether steps may wait, to be heard in one call, until one that :attr:`watch` describes."""
+        ...
 
     def hear(self, codes: Codes, features: Features) -> list[Event]:
         """Take the logit codes of whole steps and the features that went into them; return the events they complete."""
@@ -69,7 +81,18 @@ class KeywordListener:
             output_quant=bundle.manifest.network.output_quant,
             clock=bundle.clock,
             output=bundle.manifest.network.output,
+            decibels_per_unit=decibels_per_unit(bundle.features),
         )
+
+    @property
+    def watch(self) -> Watch:
+        """See :class:`Listener`."""
+        return self._detector.watch
+
+    @property
+    def is_idle(self) -> bool:
+        """See :class:`Listener`."""
+        return self._detector.is_idle
 
     def hear(self, codes: Codes, features: Features) -> list[Event]:
         """See :class:`Listener`."""
@@ -86,6 +109,9 @@ class KeywordListener:
 
 class TranscriptListener:
     """A :class:`~edgeaudio_runtime.ctc_decoder.CtcDecoder`; the features are not looked at."""
+
+    watch = None
+    is_idle = False
 
     def __init__(self, bundle: Bundle, config: Any) -> None:
         from edgeaudio_runtime.ctc_decoder import CtcDecoder
