@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from edgeaudio_runtime.events import Event, KeywordEvent, Token, TranscriptEvent
     from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
     from edgeaudio_runtime.front_end import FrontEnd, compute_features
+    from edgeaudio_runtime.listening import alisten, listen
     from edgeaudio_runtime.manifest import Manifest
     from edgeaudio_runtime.presets import PRESETS, preset
+    from edgeaudio_runtime.resampling import Resampler
     from edgeaudio_runtime.selftest import SelfTestReport, self_test
     from edgeaudio_runtime.stream import AudioStream, clip_logits
 
@@ -48,12 +50,15 @@ __all__ = [
     "MelSpec",
     "ParityError",
     "PcmSpec",
+    "Resampler",
     "SelfTestReport",
     "SpecError",
     "Token",
     "TranscriptEvent",
+    "alisten",
     "clip_logits",
     "compute_features",
+    "listen",
     "open_bundle",
     "preset",
     "self_test",
@@ -68,8 +73,10 @@ _HOMES = {
     "events": ("Event", "KeywordEvent", "Token", "TranscriptEvent"),
     "features": ("FeatureSpec", "MelSpec", "PcmSpec"),
     "front_end": ("FrontEnd", "compute_features"),
+    "listening": ("alisten", "listen"),
     "manifest": ("Manifest",),
     "presets": ("PRESETS", "preset"),
+    "resampling": ("Resampler",),
     "selftest": ("SelfTestReport", "self_test"),
     "stream": ("AudioStream", "clip_logits"),
 }

@@ -16,12 +16,14 @@ from edgeaudio_runtime.errors import EdgeAudioError, SpecError
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
+    from edgeaudio_runtime.sources import SourceOptions
 
 DONE, CHECK_FAILED, USAGE = 0, 1, 2
 """Exit codes: done, a check failed, wrong usage or input."""
 _INTERRUPTED = 130
 _EPILOG = """\
-"-" reads standard input: a WAV stream, or raw little-endian int16 mono at the bundle's rate.
+"-" reads standard input: a WAV stream, or raw samples (--rate, --channels, --format; by default little-endian int16
+mono at the bundle's rate).
 Events go to standard output, one a line; everything else goes to standard error.
 exit codes: 0 done, 1 a check failed, 2 wrong usage or input"""
 
@@ -42,19 +44,29 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle directory or .zip")
-    parser.add_argument("audio", metavar="AUDIO", nargs="?", help='WAV file, or "-" for standard input')
-    parser.add_argument("--mic", action="store_true", help="listen to the default microphone until interrupted")
+    parser.add_argument(
+        "paths", metavar="BUNDLE [BUNDLE ...] [AUDIO]", nargs="*",
+        help='bundle directories or .zip files; then a sound file, or "-" for standard input',
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     parser.add_argument("--engine", default="auto", help="numpy, onnxruntime, litert or auto (the default)")
-    parser.add_argument("--channel", type=int, metavar="N", help="channel of a file that has several, from 0")
-    parser.add_argument("--resample", action="store_true", help="convert a file of another sample rate")
+    _add_audio_options(parser.add_argument_group("audio"))
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--selftest", action="store_true", help="replay the bundle's golden data and compare")
     what.add_argument("--info", action="store_true", help="print what the bundle is")
     what.add_argument("--doctor", action="store_true", help="check engines, extras, the bundle and a recording")
     parser.add_argument("--version", action="version", version=f"edgeaudio-run {__version__}")
     return parser
+
+
+def _add_audio_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--mic", action="store_true", help="listen to a microphone until interrupted")
+    group.add_argument("--device", metavar="D", help="microphone, by number or part of its name")
+    group.add_argument("--channel", type=int, metavar="N", help="the channel to hear where there are several, from 0")
+    group.add_argument("--resample", action="store_true", help="convert audio of another sample rate")
+    group.add_argument("--rate", type=int, metavar="HZ", help="of raw samples, or to open the microphone with")
+    group.add_argument("--channels", type=int, metavar="N", help="of raw samples, or to open the microphone with")
+    group.add_argument("--format", metavar="F", help="of raw samples: s16le (the default) or f32le")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,66 +91,101 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    line = " ".join(message.split())
-    sys.stderr.write(f"edgeaudio-run: {line}\n")
+    _tell(message)
     return USAGE
 
 
+def _tell(message: str) -> None:
+    sys.stderr.write(f"edgeaudio-run: {' '.join(message.split())}\n")
+
+
 def _command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
-    sources = int(arguments.audio is not None) + int(arguments.mic)
-    if arguments.selftest or arguments.info:
-        if sources:
-            raise SpecError("--selftest and --info take no audio; leave AUDIO and --mic out")
-        return _selftest if arguments.selftest else _info
     if arguments.doctor:
         return _doctor
-    if sources != 1:
-        raise SpecError('give exactly one of AUDIO, "-" and --mic; see edgeaudio-run --help')
+    if arguments.selftest or arguments.info:
+        if len(arguments.paths) > 1 or arguments.mic:
+            raise SpecError("--selftest and --info take no audio; leave AUDIO and --mic out")
+        return _selftest if arguments.selftest else _info
     return _listen
 
 
-def _open(arguments: argparse.Namespace) -> Bundle:
+def _open(path: str) -> Bundle:
     from edgeaudio_runtime.bundle import open_bundle
 
-    return open_bundle(Path(arguments.bundle))
+    return open_bundle(Path(path))
+
+
+def _only_bundle(arguments: argparse.Namespace) -> Bundle:
+    if not arguments.paths:
+        raise SpecError("give a BUNDLE, a directory or .zip file; see edgeaudio-run --help")
+    return _open(arguments.paths[0])
+
+
+def _is_bundle(path: str) -> bool:
+    return path != "-" and (Path(path).is_dir() or path.endswith(".zip"))
+
+
+def _source_options(arguments: argparse.Namespace, audio: str | None, *, seconds: float | None = None) -> SourceOptions:
+    from edgeaudio_runtime.sources import SourceOptions
+
+    device = arguments.device
+    return SourceOptions(
+        audio=audio, rate=arguments.rate, channels=arguments.channels, encoding=arguments.format,
+        channel=arguments.channel, resample=arguments.resample, seconds=seconds,
+        device=int(device) if device is not None and device.isdecimal() else device,
+    )  # fmt: skip
 
 
 def _listen(arguments: argparse.Namespace) -> int:
-    from edgeaudio_runtime.sources import audio_chunks, microphone_chunks
+    from edgeaudio_runtime.sources import mono_chunks, open_source
     from edgeaudio_runtime.stream import AudioStream
 
-    bundle = _open(arguments)
-    rate = bundle.features.sample_rate
+    *paths, audio = (*arguments.paths, None) if arguments.mic else arguments.paths or ("",)
+    if not paths or (arguments.mic and not all(_is_bundle(path) for path in paths[1:])):
+        raise SpecError('give a BUNDLE and exactly one of AUDIO, "-" and --mic; see edgeaudio-run --help')
+    bundles = [_open(path) for path in paths]
+    rate = _common_rate(bundles)
     with ExitStack() as stack:
         # Audio that cannot be used is refused before an engine is loaded, which may write lines of its own.
-        if arguments.mic:
-            chunks: Iterator[Any] = microphone_chunks(rate, stack)
-        else:
-            chunks = audio_chunks(arguments.audio, rate, stack, channel=arguments.channel, resample=arguments.resample)
-        stream = AudioStream(bundle, engine=arguments.engine)
+        options = _source_options(arguments, audio)
+        source = open_source(options, rate, stack, warn=_tell)
+        chunks = mono_chunks(source, rate, channel=options.channel, resample=options.resample)
+        streams = [AudioStream(bundle, engine=arguments.engine) for bundle in bundles]
+        names = [bundle.name if len(bundles) > 1 else None for bundle in bundles]
         for chunk in chunks:
-            _print_events(stream.process(chunk), as_json=arguments.json)
-    _print_events(stream.flush(), as_json=arguments.json)
+            for stream, name in zip(streams, names, strict=True):
+                _print_events(stream.process(chunk), name, as_json=arguments.json)
+    for stream, name in zip(streams, names, strict=True):
+        _print_events(stream.flush(), name, as_json=arguments.json)
     return DONE
 
 
-def _print_events(events: list[Any], *, as_json: bool) -> None:
+def _common_rate(bundles: list[Bundle]) -> int:
+    rates = {bundle.features.sample_rate: bundle.name for bundle in bundles}
+    if len(rates) > 1:
+        raise SpecError(f"bundles of different sample rates {rates} cannot share one source; run them apart")
+    return next(iter(rates))
+
+
+def _print_events(events: list[Any], bundle: str | None, *, as_json: bool) -> None:
     for event in events:
-        values = event.to_dict()
+        values = event.to_dict() if bundle is None else {**event.to_dict(), "bundle": bundle}
         _print(json.dumps(values, ensure_ascii=False) if as_json else _sentence(values))
 
 
 def _sentence(event: dict[str, Any]) -> str:
     span = f"{event['start_s']:8.2f} - {event['end_s']:.2f} s"
     if event["event"] == "keyword":
-        return f"{span}  {event['label']}  ({event['score']:.2f})"
-    return f"{span}  {event['text']}{'' if event['final'] else ' ...'}"
+        words = f"{event['label']}  ({event['score']:.2f})"
+    else:
+        words = f"{event['text']}{'' if event['final'] else ' ...'}"
+    return f"{span}  {words}  {event.get('bundle', '')}".rstrip()
 
 
 def _selftest(arguments: argparse.Namespace) -> int:
     from edgeaudio_runtime.selftest import self_test
 
-    report = self_test(_open(arguments), engine=arguments.engine)
+    report = self_test(_only_bundle(arguments), engine=arguments.engine)
     if arguments.json:
         _print(json.dumps(report.to_dict()))
     else:
@@ -152,7 +199,7 @@ def _selftest(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     from edgeaudio_runtime.doctor import bundle_info
 
-    info = bundle_info(_open(arguments))
+    info = bundle_info(_only_bundle(arguments))
     if arguments.json:
         _print(json.dumps(info, ensure_ascii=False))
     else:
@@ -169,16 +216,16 @@ def _plain(value: Any) -> str:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from edgeaudio_runtime.doctor import examine
-    from edgeaudio_runtime.sources import audio_chunks, microphone_chunks
+    from edgeaudio_runtime.sources import mono_chunks, open_source
 
-    bundle = _open(arguments)
+    bundle = _only_bundle(arguments)
     rate = bundle.features.sample_rate
     with ExitStack() as stack:
         chunks: Iterator[Any] | None = None
-        if arguments.mic:
-            chunks = microphone_chunks(rate, stack, seconds=3.0)
-        elif arguments.audio is not None:
-            chunks = audio_chunks(arguments.audio, rate, stack, channel=arguments.channel, resample=arguments.resample)
+        if arguments.mic or len(arguments.paths) > 1:
+            options = _source_options(arguments, None if arguments.mic else arguments.paths[1], seconds=3.0)
+            source = open_source(options, rate, stack, warn=_tell)
+            chunks = mono_chunks(source, rate, channel=options.channel, resample=options.resample)
         findings = examine(bundle, chunks)
     if arguments.json:
         _print(json.dumps({"passed": all(f.ok for f in findings), "findings": [f.to_dict() for f in findings]}))

@@ -1,70 +1,176 @@
-"""Where the samples of ``edgeaudio-run`` come from: a WAV file, standard input, a microphone."""
+"""Where the samples of ``edgeaudio-run`` come from: a file, standard input, a microphone; all of one face."""
 
 from __future__ import annotations
 
-import queue
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from edgeaudio_runtime.errors import AudioError
-from edgeaudio_runtime.wav import ByteSource, Samples, WavReader, raw_chunks, resampled
+from edgeaudio_runtime.wav import ByteSource, ForeignAudioError, Frames, RawReader, Samples, WavReader, chosen_channel
 
-_MIC_BLOCK_S = 0.1
-_MIC_QUEUE = 100
-"""Blocks that may wait (10 s); a device that falls further behind says so instead of filling its memory."""
+if TYPE_CHECKING:
+    from edgeaudio_runtime.resampling import Resampler
+
+_COMPRESSED = (b"fLaC", b"OggS", b"ID3\x03", b"ID3\x04", b"RF64")
+"""How a file begins that cannot be meant as raw samples."""
 
 
-def audio_chunks(
-    audio: str, sample_rate: int, stack: ExitStack, *, channel: int | None = None, resample: bool = False
-) -> Iterator[Samples]:
-    """Yield mono chunks at ``sample_rate`` from a WAV file or, for "-", from standard input (WAV or raw int16 mono).
+class AudioSource(Protocol):
+    """Audio that says its rate and its channels."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        ...
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of a frame."""
+        ...
+
+    def frames(self) -> Iterator[Frames]:
+        """Blocks ``[n, n_channels]`` as they come, int16 or float32 in -1..1, never empty."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceOptions:
+    """What the command line says about the audio."""
+
+    audio: str | None = None
+    """Path, "-" for standard input, None for a microphone."""
+    rate: int | None = None
+    """Hz of raw samples, or to open a microphone with; None for the bundle's."""
+    channels: int | None = None
+    """Channels of raw samples, or to open a microphone with; None for as many as :attr:`channel` needs."""
+    encoding: str | None = None
+    """Format of raw samples, a key of :data:`~edgeaudio_runtime.wav.ENCODINGS`."""
+    channel: int | None = None
+    """The one to hear, from 0."""
+    resample: bool = False
+    """Convert another rate instead of refusing it."""
+    device: int | str | None = None
+    """Microphone, by number or part of its name."""
+    seconds: float | None = None
+    """How long to listen to a microphone."""
+
+    def __post_init__(self) -> None:
+        raw = [name for name in ("rate", "channels", "encoding") if getattr(self, name) is not None]
+        if self.audio not in (None, "-") and raw:
+            raise AudioError(f"{_flag(raw[0])} is for raw standard input and --mic; a file says its own")
+        if self.audio is None and self.encoding is not None:
+            raise AudioError("--format is for raw standard input; a microphone gives what it has")
+        if self.audio is not None and self.device is not None:
+            raise AudioError("--device is for --mic; leave one of them out")
+
+    @property
+    def says_raw(self) -> bool:
+        """Whether anything is said that only raw samples need."""
+        return any(value is not None for value in (self.rate, self.channels, self.encoding))
+
+
+def _flag(field: str) -> str:
+    return "--format" if field == "encoding" else f"--{field}"
+
+
+def open_source(
+    options: SourceOptions, sample_rate: int, stack: ExitStack, *, warn: Callable[[str], None] = lambda line: None
+) -> AudioSource:
+    """Open what ``options`` name.
 
     Args:
-        audio: Path, or "-".
-        sample_rate: The bundle's, Hz.
-        stack: Closes the file.
-        channel: Index from 0 where the audio has several.
-        resample: Convert another rate instead of refusing it.
+        options: File, standard input or microphone.
+        sample_rate: Hz of the bundle, which raw samples and a microphone have unless they say otherwise.
+        stack: Closes it.
+        warn: Takes lines about a microphone that drops samples.
 
     Raises:
-        AudioError: No such file, no WAV, or channels or a rate that were not asked for.
+        AudioError: No such file or device, or nothing that can be read.
     """
-    if audio != "-":
-        return _wav_chunks(stack.enter_context(_opened(audio)), audio, sample_rate, channel, resample)
-    stream = _Rewindable(sys.stdin.buffer)
-    if stream.begins_with(b"RIFF"):
-        return _wav_chunks(stream, "standard input", sample_rate, channel, resample)
-    if channel not in (None, 0):
-        raise AudioError(f"channel={channel}, but raw standard input is mono; pipe a WAV stream instead")
-    return iter(raw_chunks(stream))
+    rate = options.rate or sample_rate
+    channels = options.channels or (options.channel or 0) + 1
+    if options.audio is None:
+        from edgeaudio_runtime.microphone import Microphone
+
+        return Microphone(
+            stack, sample_rate=rate, fallback=options.resample and options.rate is None, device=options.device,
+            n_channels=channels, seconds=options.seconds, warn=warn,
+        )  # fmt: skip
+    if options.audio != "-":
+        return open_file(options.audio, stack)
+    return _standard_input(options, rate, options.channels or 1)
 
 
-def _opened(audio: str) -> BinaryIO:
+def open_file(path: str, stack: ExitStack) -> AudioSource:
+    """Open a WAV file, or with the extra ``flac`` whatever libsndfile reads.
+
+    Raises:
+        AudioError: No such file, or nothing that can be read.
+    """
+    file = stack.enter_context(_opened(path))
     try:
-        return Path(audio).open("rb")
+        return WavReader(file, name=path)
+    except ForeignAudioError as refused:
+        from edgeaudio_runtime.sound_files import SoundFileReader
+
+        return SoundFileReader(file, stack, name=path, refused=refused)
+
+
+def _opened(path: str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise AudioError(f"cannot open audio {audio!r}: {reason}; pass a WAV file or - for standard input") from error
+        raise AudioError(f"cannot open audio {path!r}: {reason}; pass a WAV file or - for standard input") from error
 
 
-def _wav_chunks(
-    stream: ByteSource, name: str, sample_rate: int, channel: int | None, resample: bool
+def _standard_input(options: SourceOptions, rate: int, channels: int) -> AudioSource:
+    stream = _Rewindable(sys.stdin.buffer)
+    head = stream.peek(4)
+    if head == b"RIFF":
+        if options.says_raw:
+            raise AudioError(
+                "standard input is a WAV stream, which says its own; leave --rate, --channels, --format out"
+            )
+        return WavReader(stream, name="standard input")
+    if head in _COMPRESSED:
+        raise AudioError(f"standard input begins with {head!r}, a compressed file; give its path instead of -")
+    return RawReader(stream, sample_rate=rate, n_channels=channels, encoding=options.encoding or "s16le")
+
+
+def mono_chunks(
+    source: AudioSource, sample_rate: int, *, channel: int | None = None, resample: bool = False
 ) -> Iterator[Samples]:
-    reader = WavReader(stream, name=name)
-    chunks = reader.chunks(channel=channel)
-    if reader.sample_rate == sample_rate:
+    """One channel of ``source`` at ``sample_rate``, chunk by chunk; what is wrong is told at once.
+
+    Raises:
+        AudioError: Several channels and none chosen, a channel that is not there, or a rate that was not asked for.
+    """
+    column = chosen_channel(channel, source.n_channels, source.name)
+    chunks = (frames[:, column] for frames in source.frames())
+    if source.sample_rate == sample_rate:
         return chunks
     if not resample:
-        rates = f"sample_rate={reader.sample_rate} of {name} must be {sample_rate}, the bundle's"
+        rates = f"sample_rate={source.sample_rate} of {source.name} must be {sample_rate}, the bundle's"
         raise AudioError(f"{rates}; convert it with --resample")
-    return iter(resampled(chunks, from_rate=reader.sample_rate, to_rate=sample_rate))
+    from edgeaudio_runtime.resampling import Resampler
+
+    return _resampled(chunks, Resampler(source.sample_rate, sample_rate))
+
+
+def _resampled(chunks: Iterator[Samples], resampler: Resampler) -> Iterator[Samples]:
+    for chunk in chunks:
+        yield resampler.process(chunk)
+    yield resampler.flush()
 
 
 class _Rewindable:
@@ -73,10 +179,10 @@ class _Rewindable:
     def __init__(self, stream: ByteSource) -> None:
         self._stream, self._head = stream, b""
 
-    def begins_with(self, magic: bytes) -> bool:
-        while len(self._head) < len(magic) and (part := self._stream.read(len(magic) - len(self._head))):
+    def peek(self, n_bytes: int) -> bytes:
+        while len(self._head) < n_bytes and (part := self._stream.read(n_bytes - len(self._head))):
             self._head += part
-        return self._head == magic
+        return self._head
 
     def read(self, size: int = -1) -> bytes:
         return self._take(size) or self._stream.read(size)
@@ -90,45 +196,3 @@ class _Rewindable:
         taken = self._head if size < 0 else self._head[:size]
         self._head = self._head[len(taken) :]
         return taken
-
-
-def microphone_chunks(
-    sample_rate: int, stack: ExitStack, *, seconds: float | None = None
-) -> Iterator[npt.NDArray[np.int16]]:
-    """Yield int16 chunks of 0.1 s from the default microphone until interrupted, or for ``seconds``.
-
-    Raises:
-        AudioError: sounddevice is not installed, the device refuses, or listening falls 10 s behind.
-    """
-    try:
-        sounddevice: Any = import_module("sounddevice")
-    except (ImportError, OSError) as error:  # OSError: the wheel is there, PortAudio is not
-        raise AudioError(f"no microphone ({error}); run: pip install 'edgeaudio-runtime[mic]'") from error
-    blocks: queue.Queue[Any] = queue.Queue(maxsize=_MIC_QUEUE + 1)
-
-    def receive(data: Any, frames: int, time: Any, status: Any) -> None:
-        if blocks.qsize() < _MIC_QUEUE:
-            blocks.put_nowait(np.frombuffer(bytes(data), dtype=np.int16))
-        elif not blocks.full():
-            blocks.put_nowait(None)
-
-    try:
-        stack.enter_context(
-            sounddevice.RawInputStream(
-                samplerate=sample_rate, blocksize=round(_MIC_BLOCK_S * sample_rate), channels=1, dtype="int16",
-                callback=receive,
-            )
-        )  # fmt: skip
-    except (sounddevice.PortAudioError, ValueError) as error:
-        raise AudioError(f"the microphone refused sample_rate={sample_rate}: {error}") from error
-    return _blocks(blocks, None if seconds is None else round(seconds / _MIC_BLOCK_S))
-
-
-def _blocks(blocks: queue.Queue[Any], count: int | None) -> Iterator[npt.NDArray[np.int16]]:
-    n_taken = 0
-    while count is None or n_taken < count:
-        block = blocks.get()
-        if block is None:
-            raise AudioError("listening is 10 s behind the microphone; take a faster engine or a smaller bundle")
-        yield block
-        n_taken += 1

@@ -6,7 +6,7 @@ import io
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,11 @@ import numpy.typing as npt
 from edgeaudio_runtime.errors import AudioError
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+Frames = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+"""Samples of all channels, ``[n, n_channels]``."""
+
+ENCODINGS = {"s16le": "<i2", "f32le": "<f4"}
+"""Names of raw sample formats, as ffmpeg and ALSA call them, and what they are to numpy."""
 
 _PCM, _FLOAT, _EXTENSIBLE = 0x0001, 0x0003, 0xFFFE
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
@@ -26,8 +31,13 @@ _SUPPORTED = frozenset({(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 
 _RATES = range(1000, 768_001)
 _CHANNELS = range(1, 65)
 _SKIP_BYTES = 1 << 16
+_REMEDY = "run: ffmpeg -i IN -c:a pcm_s16le OUT.wav"
 DEFAULT_CHUNK = 1600
 """Sample frames a chunk holds at most, 0.1 s at 16 kHz."""
+
+
+class ForeignAudioError(AudioError):
+    """Audio this module does not decode, but another decoder might."""
 
 
 class ByteSource(Protocol):
@@ -76,10 +86,10 @@ class WavReader:
         head = _read_fully(self._stream, 12)
         if head[:4] in (b"RF64", b"RIFX"):
             kind = head[:4].decode()
-            raise AudioError(f"{self._name} is {kind}, only RIFF is read; run: ffmpeg -i IN -c:a pcm_s16le OUT.wav")
+            raise ForeignAudioError(f"{self._name} is {kind}, only RIFF is read; {_REMEDY}")
         if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
             begins = f"{self._name} is not a WAV file, it begins with {head[:12]!r}"
-            raise AudioError(f"{begins}; run: ffmpeg -i IN -c:a pcm_s16le OUT.wav")
+            raise ForeignAudioError(f"{begins}; {_REMEDY}")
 
     def _read_chunks(self) -> tuple[WavFormat, int | None]:
         """Walk the chunks up to "data"; return the format and the declared bytes, None for "to the end"."""
@@ -118,9 +128,27 @@ class WavReader:
         return size
 
     @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self._name
+
+    @property
     def sample_rate(self) -> int:
         """Hz."""
         return self.format.sample_rate
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of a frame."""
+        return self.format.n_channels
+
+    def frames(self, *, size: int = DEFAULT_CHUNK) -> Iterator[Frames]:
+        """Blocks ``[n, n_channels]`` as they come, n <= ``size`` and never 0.
+
+        They are int16 for 8 and 16 bit (8 bit is shifted up), float32 in -1..1 for everything else.
+        """
+        for block in _blocks(self._stream, self.format.frame_bytes, size, self._data_bytes):
+            yield _decode(block, self.format).reshape(-1, self.n_channels)
 
     def chunks(self, *, channel: int | None = None, size: int = DEFAULT_CHUNK) -> Iterator[Samples]:
         """The samples of one channel as they come, at most ``size`` at a time; the channel is checked at once.
@@ -129,23 +157,57 @@ class WavReader:
             channel: Index from 0; may be None for a mono file.
             size: Samples a chunk holds at most.
 
-        Returns:
-            Chunks, int16 for 8 and 16 bit (8 bit is shifted up), float32 in -1..1 for everything else. Never empty.
-
         Raises:
             AudioError: Several channels and none chosen, or a channel that is not there.
         """
-        column, n_channels = self._column(channel), self.format.n_channels
-        blocks = _blocks(self._stream, self.format.frame_bytes, size, self._data_bytes)
-        return (_decode(block, self.format)[column::n_channels] for block in blocks)
+        column = chosen_channel(channel, self.n_channels, self._name)
+        return (frames[:, column] for frames in self.frames(size=size))
 
-    def _column(self, channel: int | None) -> int:
-        n_channels = self.format.n_channels
-        if channel is None and n_channels > 1:
-            raise AudioError(f"{self._name} has {n_channels} channels, the bundle takes one; choose with --channel 0")
-        if channel is not None and not 0 <= channel < n_channels:
-            raise AudioError(f"channel={channel} must be in 0..{n_channels - 1}; {self._name} has {n_channels}")
-        return channel or 0
+
+class RawReader:
+    """Samples without a header, of channels in turn."""
+
+    def __init__(
+        self,
+        stream: ByteSource,
+        *,
+        sample_rate: int,
+        n_channels: int = 1,
+        encoding: str = "s16le",
+        name: str = "standard input",
+    ) -> None:
+        """Say what the bytes are.
+
+        Raises:
+            AudioError: A rate, a number of channels or an encoding out of range.
+        """
+        if sample_rate not in _RATES:
+            raise AudioError(f"sample_rate={sample_rate} must be {_RATES[0]} to {_RATES[-1]} Hz")
+        if n_channels not in _CHANNELS:
+            raise AudioError(f"channels={n_channels} must be {_CHANNELS[0]} to {_CHANNELS[-1]}")
+        if encoding not in ENCODINGS:
+            raise AudioError(f"format={encoding!r} must be one of {list(ENCODINGS)}")
+        self.name, self.sample_rate, self.n_channels = name, sample_rate, n_channels
+        self._stream, self._dtype = stream, np.dtype(ENCODINGS[encoding])
+
+    def frames(self, *, size: int = DEFAULT_CHUNK) -> Iterator[Frames]:
+        """Blocks ``[n, n_channels]`` as they come; part of a frame at the very end is dropped."""
+        for block in _blocks(self._stream, self._dtype.itemsize * self.n_channels, size, None):
+            samples = np.frombuffer(block, dtype=self._dtype).reshape(-1, self.n_channels)
+            yield samples.astype(self._dtype.newbyteorder("="), copy=False)
+
+
+def chosen_channel(channel: int | None, n_channels: int, name: str) -> int:
+    """The column to take of frames with ``n_channels``.
+
+    Raises:
+        AudioError: Several channels and none chosen, or a channel that is not there.
+    """
+    if channel is None and n_channels > 1:
+        raise AudioError(f"{name} has {n_channels} channels, the bundle takes one; choose with --channel 0")
+    if channel is not None and not 0 <= channel < n_channels:
+        raise AudioError(f"channel={channel} must be in 0..{n_channels - 1}; {name} has {n_channels}")
+    return channel or 0
 
 
 def _parse_format(body: bytes, name: str) -> WavFormat:
@@ -153,9 +215,8 @@ def _parse_format(body: bytes, name: str) -> WavFormat:
     if code == _EXTENSIBLE and len(body) >= 40 and body[26:40] == _GUID_TAIL:
         code = struct.unpack("<H", body[24:26])[0]
     if (code, bits) not in _SUPPORTED:
-        raise AudioError(
-            f"{name} has format={code:#06x} with {bits} bits, only PCM and float are read; "
-            "run: ffmpeg -i IN -c:a pcm_s16le OUT.wav"
+        raise ForeignAudioError(
+            f"{name} has format={code:#06x} with {bits} bits, only PCM and float are read; {_REMEDY}"
         )
     if rate not in _RATES:
         raise AudioError(f"{name} says sample_rate={rate}, it must be {_RATES[0]} to {_RATES[-1]}; it is damaged")
@@ -180,12 +241,6 @@ def _decode(block: bytes, form: WavFormat) -> Samples:
     wide[:, 1:] = np.frombuffer(block, dtype=np.uint8).reshape(-1, 3)
     # 24 bits in the upper part of an int32: exact in float32.
     return (wide.reshape(-1).view("<i4") / np.float64(2**31)).astype(np.float32)
-
-
-def raw_chunks(stream: ByteSource, *, size: int = DEFAULT_CHUNK) -> Iterator[npt.NDArray[np.int16]]:
-    """Yield little-endian int16 mono samples as they come; half a sample at the very end is dropped."""
-    for block in _blocks(stream, 2, size, None):
-        yield np.frombuffer(block, dtype="<i2").astype(np.int16, copy=False)
 
 
 def _blocks(stream: ByteSource, unit: int, size: int, total: int | None) -> Iterator[bytes]:
@@ -230,29 +285,3 @@ def _bytes_left(stream: ByteSource) -> int | None:
         return status.st_size - file.tell() if stat.S_ISREG(status.st_mode) else None
     except (OSError, AttributeError):
         return None
-
-
-def resampled(chunks: Iterable[Samples], *, from_rate: int, to_rate: int) -> Iterator[npt.NDArray[np.float32]]:
-    """Convert chunks from one sample rate to another as they come (soxr, high quality), as float32.
-
-    Raises:
-        AudioError: soxr is not installed.
-    """
-    try:
-        import soxr
-    except ImportError as error:
-        raise AudioError("soxr is not installed; run: pip install 'edgeaudio-runtime[resample]'") from error
-    stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
-    for chunk in chunks:
-        yield _checked(stream.resample_chunk(_as_float(chunk)))
-    yield _checked(stream.resample_chunk(np.empty(0, dtype=np.float32), last=True))
-
-
-def _as_float(chunk: Samples) -> npt.NDArray[np.float32]:
-    if chunk.dtype == np.int16:
-        return chunk.astype(np.float32) / np.float32(32768)
-    return np.ascontiguousarray(chunk, dtype=np.float32)
-
-
-def _checked(chunk: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    return chunk.astype(np.float32, copy=False)

@@ -8,7 +8,6 @@ import sys
 import types
 import wave
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +185,9 @@ def test_the_doctor_hears_a_bad_recording(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "the following arguments are required: BUNDLE"),
-        (["{bundle}"], 'give exactly one of AUDIO, "-" and --mic'),
-        (["{bundle}", "{clip}", "--mic"], 'give exactly one of AUDIO, "-" and --mic'),
+        ([], 'give a BUNDLE and exactly one of AUDIO, "-" and --mic'),
+        (["{bundle}"], 'give a BUNDLE and exactly one of AUDIO, "-" and --mic'),
+        (["{bundle}", "{clip}", "--mic"], 'give a BUNDLE and exactly one of AUDIO, "-" and --mic'),
         (["{bundle}", "{clip}", "--selftest"], "--selftest and --info take no audio"),
         (["{bundle}", "--selftest", "--info"], "not allowed with argument"),
         (["{bundle}", "{clip}", "--colour"], "unrecognized arguments: --colour"),
@@ -283,94 +282,6 @@ def test_an_event_is_out_before_the_stream_ends(keyword_bundle: Path, pcm: np.nd
         assert json.loads(process.stdout.readline())["label"] == "low"
         process.stdin.close()
         assert process.wait() == 0
-
-
-class FakeSoundDevice(types.ModuleType):
-    """Stands for sounddevice: calls back with blocks of a given recording."""
-
-    class PortAudioError(Exception):
-        pass
-
-    def __init__(self, pcm: np.ndarray, n_blocks: int, *, refuses: bool = False) -> None:
-        super().__init__("sounddevice")
-        self.__spec__ = ModuleSpec("sounddevice", None)
-        outer = self
-
-        class RawInputStream:
-            def __init__(self, *, samplerate: int, blocksize: int, channels: int, dtype: str, callback: Any) -> None:
-                if refuses:
-                    raise outer.PortAudioError("Invalid sample rate")
-                assert (samplerate, blocksize, channels, dtype) == (16000, 1600, 1, "int16")
-                self._callback = callback
-
-            def __enter__(self) -> "RawInputStream":
-                for index in range(n_blocks):
-                    block = pcm[index * 1600 : (index + 1) * 1600]
-                    self._callback(memoryview(block.tobytes()), len(block), None, None)
-                return self
-
-            def __exit__(self, *exception: object) -> None:
-                outer.closed = True
-
-        self.RawInputStream = RawInputStream
-        self.closed = False
-
-
-def test_the_microphone_is_heard_until_interrupted(
-    keyword_bundle: Path, pcm: np.ndarray, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    device = FakeSoundDevice(pcm, 28)
-    monkeypatch.setitem(sys.modules, "sounddevice", device)
-
-    class Interrupting:
-        def __init__(self, maxsize: int) -> None:
-            self._blocks: list[Any] = []
-
-        def qsize(self) -> int:
-            return len(self._blocks)
-
-        def full(self) -> bool:
-            return False
-
-        def put_nowait(self, block: Any) -> None:
-            self._blocks.append(block)
-
-        def get(self) -> Any:
-            if not self._blocks:
-                raise KeyboardInterrupt
-            return self._blocks.pop(0)
-
-    monkeypatch.setattr("edgeaudio_runtime.sources.queue.Queue", Interrupting)
-    assert main([str(keyword_bundle), "--mic", "--json"]) == 130
-    assert labels(capfd.readouterr().out) == ["low", "high"]
-    assert device.closed
-
-
-def test_the_doctor_listens_for_three_seconds(
-    keyword_bundle: Path, pcm: np.ndarray, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(np.tile(pcm, 2), 31))
-    assert main([str(keyword_bundle), "--doctor", "--mic", "--json"]) == 0
-    assert findings(capfd.readouterr().out)["level"]["text"].startswith("3.0 s, loudest chunk")
-
-
-def test_a_device_too_slow_for_its_microphone_says_so(
-    keyword_bundle: Path, pcm: np.ndarray, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(np.tile(pcm, 8), 120))
-    assert main([str(keyword_bundle), "--mic"]) == 2
-    assert "listening is 10 s behind the microphone" in capfd.readouterr().err
-
-
-def test_a_microphone_that_refuses_or_is_not_there_is_one_line(
-    keyword_bundle: Path, pcm: np.ndarray, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "sounddevice", FakeSoundDevice(pcm, 0, refuses=True))
-    assert main([str(keyword_bundle), "--mic"]) == 2
-    assert "the microphone refused sample_rate=16000: Invalid sample rate" in capfd.readouterr().err
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert main([str(keyword_bundle), "--mic"]) == 2
-    assert "run: pip install 'edgeaudio-runtime[mic]'" in capfd.readouterr().err
 
 
 def test_help_and_version_exit_with_zero(capfd: pytest.CaptureFixture[str]) -> None:

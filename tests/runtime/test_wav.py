@@ -5,6 +5,7 @@ import io
 import struct
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeaudio_runtime.errors import AudioError
-from edgeaudio_runtime.wav import WavReader, raw_chunks, resampled
+from edgeaudio_runtime.wav import RawReader, WavReader
 
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
 
@@ -180,9 +181,34 @@ def test_chunks_never_hold_more_than_asked() -> None:
 @given(piece=st.integers(1, 7), n_bytes=st.integers(0, 33))
 def test_raw_samples_do_not_depend_on_how_the_pipe_delivers(piece: int, n_bytes: int) -> None:
     data = np.arange(-8, 9, dtype=np.int16).tobytes()[:n_bytes]
-    chunks = list(raw_chunks(Pipe(data, piece), size=4))
-    whole = np.concatenate([np.empty(0, np.int16), *chunks])
-    np.testing.assert_array_equal(whole, np.arange(-8, 9, dtype=np.int16)[: n_bytes // 2])
+    blocks = list(RawReader(Pipe(data, piece), sample_rate=16000).frames(size=4))
+    assert all(0 < len(block) <= 4 for block in blocks)
+    whole = np.concatenate([np.empty((0, 1), np.int16), *blocks])
+    np.testing.assert_array_equal(whole[:, 0], np.arange(-8, 9, dtype=np.int16)[: n_bytes // 2])
+
+
+@pytest.mark.parametrize(("encoding", "dtype"), [("s16le", "<i2"), ("f32le", "<f4")])
+def test_raw_samples_of_several_channels_come_as_frames(encoding: str, dtype: str) -> None:
+    expected = np.array([[0, 1], [2, 3], [4, 5]], dtype=dtype)
+    data = expected.tobytes() + b"\x01\x02\x03"
+    reader = RawReader(io.BytesIO(data), sample_rate=48000, n_channels=2, encoding=encoding)
+    (frames,) = reader.frames()
+    assert (reader.sample_rate, reader.n_channels, frames.dtype) == (48000, 2, np.dtype(dtype))
+    np.testing.assert_array_equal(frames, expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"sample_rate": 10}, "sample_rate=10 must be 1000 to 768000 Hz"),
+        ({"sample_rate": 8000, "n_channels": 0}, "channels=0 must be 1 to 64"),
+        ({"sample_rate": 8000, "encoding": "u8"}, "format='u8' must be one of ['s16le', 'f32le']"),
+    ],
+)
+def test_raw_samples_that_cannot_be_meant_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(AudioError) as caught:
+        RawReader(io.BytesIO(), **values)
+    assert str(caught.value) == words
 
 
 @given(data=st.binary(max_size=80))
@@ -193,22 +219,3 @@ def test_no_header_does_worse_than_one_line(data: bytes) -> None:
     with contextlib.suppress(AudioError):
         for samples in WavReader(io.BytesIO(b"RIFF\0\0\0\0WAVE" + data)).chunks(channel=0):
             assert samples.dtype in (np.int16, np.float32)
-
-
-def test_resampling_keeps_a_tone_and_the_duration() -> None:
-    pytest.importorskip("soxr")
-    time = np.arange(44100) / 44100
-    tone = np.round(8000 * np.sin(2 * np.pi * 440 * time)).astype(np.int16)
-    parts = [tone[i : i + 1000] for i in range(0, len(tone), 1000)]
-    out = np.concatenate(list(resampled(parts, from_rate=44100, to_rate=16000)))
-    assert out.dtype == np.float32
-    assert abs(len(out) - 16000) <= 1
-    expected = 8000 / 32768 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
-    # soxr HQ: the pass band is flat to 0.01 dB; the first and last 20 ms ring.
-    np.testing.assert_allclose(out[320:15680], expected[320:15680], atol=1e-3)
-
-
-def test_a_missing_resampler_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "soxr", None)
-    with pytest.raises(AudioError, match=r"soxr is not installed; run: pip install 'edgeaudio-runtime\[resample\]'"):
-        next(resampled([PCM], from_rate=8000, to_rate=16000))
