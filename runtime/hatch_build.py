@@ -1,4 +1,4 @@
-"""Compiles the native front end for a wheel or the source tree; without a compiler the wheel is pure and works too."""
+"""Compiles the native core for a wheel or the source tree; without a compiler the wheel is pure and works too."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("native") / "front_end.c"
+SOURCES = tuple(Path("native") / name for name in ("front_end.c", "stream.c"))
 TARGET = Path("edgeaudio_runtime") / "native_front_end.so"
 # Contraction would fuse products and sums on CPUs that can; without errno the square root is one instruction.
 FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")
 
 
 def compile_library(root: Path, target: Path) -> str | None:
-    """Compile the C source to ``target``, whole or not at all; return None, or why there is no library."""
+    """Compile the C sources to ``target``, whole or not at all; return None, or why there is no library."""
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     strip = ["-Wl,-s"] if sys.platform == "linux" else []
     place = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         done = subprocess.run(
-            [*compiler, *FLAGS, *strip, "-o", str(place), str(root / SOURCE)],
+            [*compiler, *FLAGS, *strip, "-o", str(place), *(str(root / source) for source in SOURCES)],
             capture_output=True,
             text=True,
             check=False,

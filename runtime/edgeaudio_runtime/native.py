@@ -1,6 +1,6 @@
 """The frame transform in C, called through ctypes: the same specification, the same tables, its own arithmetic.
 
-The library is built with the wheel (``runtime/native/front_end.c``) where there is a compiler; where it is missing or
+The library is built with the wheel (from ``runtime/native``) where there is a compiler; where it is missing or
 does not load, the numpy transform does the work. All of it runs in float64 with one fixed order of every sum, so its
 bits depend on the tables and the samples alone.
 """
@@ -26,6 +26,9 @@ Float64 = npt.NDArray[np.float64]
 LIBRARY = Path(__file__).with_name("native_front_end.so")
 """Where the build puts the library, whatever the platform calls one."""
 
+LIBRARY_VERSION = 2
+"""``EDGEAUDIO_VERSION`` of the C source; a library of another version, left over from before, is not used."""
+
 LANES = 4
 """Bins in a group: ``LANES`` in the C source; bands are padded to whole groups with weight 0."""
 
@@ -46,6 +49,15 @@ _POINTER_FIELDS = (
     "window", "radices", "twiddles", "roots", "unpack", "band_start", "band_groups", "band_weights", "dct", "scratch",
 )  # fmt: skip
 
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "edgeaudio_scratch_doubles": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "edgeaudio_features": (None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)),
+    "edgeaudio_push": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)),
+    "edgeaudio_next": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "edgeaudio_after": (ctypes.c_int32, (ctypes.c_void_p,)),
+}
+"""Result and arguments of what is called."""
+
 
 class _FrontEndStruct(ctypes.Structure):
     """``edgeaudio_front_end`` of the C source."""
@@ -64,15 +76,16 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def open_library(path: Path) -> ctypes.CDLL | None:
-    """The library at ``path`` with its functions declared, or None where it is missing or does not load."""
+    """The library at ``path`` with its functions declared, or None where it is missing, does not load or is another's."""
     try:
         library = ctypes.CDLL(str(path))
-        library.edgeaudio_scratch_doubles.argtypes = (ctypes.c_void_p,)
-        library.edgeaudio_features.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
+        if library.edgeaudio_version() != LIBRARY_VERSION:
+            return None
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError):
         return None
-    library.edgeaudio_scratch_doubles.restype = ctypes.c_int32
-    library.edgeaudio_features.restype = None
     return library
 
 
@@ -181,6 +194,11 @@ class NativeTransform:
         # Objects made once; making them takes longer than a frame.
         self._front_end, self._output = ctypes.byref(self._struct), ctypes.c_void_p(self._features.ctypes.data)
         self._first, self._slot_bytes = buffer.ctypes.data, spec.hop_length * buffer.itemsize
+
+    @property
+    def address(self) -> int:
+        """Address of the ``edgeaudio_front_end``, good while this object lives."""
+        return ctypes.addressof(self._struct)
 
     def set_sample_scale(self, sample_scale: float) -> None:
         """From now on, samples times ``sample_scale``, a power of two, have full scale at -1..1."""

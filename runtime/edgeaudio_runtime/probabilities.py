@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,18 @@ def quiet_lead(quant: QuantParams, threshold: float) -> int:
     largest = quant.high - quant.low + 1  # more than any lead there can be
     odds = 1.0 / max(threshold * (1.0 - 1e-9), 1e-300) - 1.0
     return int(np.clip(np.ceil(np.log(odds) / float(quant.scale[0])), -largest, largest))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watch:
+    """When an idle detector must hear an output: once a smoothed probability reaches the threshold of its label."""
+
+    thresholds: tuple[float, ...]
+    """One for each label, infinite for a background label."""
+    n_smoothing: int
+    """Outputs averaged, those before the stream counting as 0."""
+    is_probability: bool
+    """Whether the codes stand for probabilities already."""
 
 
 class SmoothedProbabilities:

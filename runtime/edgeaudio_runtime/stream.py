@@ -11,8 +11,8 @@ from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.features import FeatureSpec
-from edgeaudio_runtime.front_end import FrontEnd, Implementation, compute_features
-from edgeaudio_runtime.listener import open_listener
+from edgeaudio_runtime.front_end import FrontEnd, Implementation, choose_implementation, compute_features
+from edgeaudio_runtime.listener import Listener, open_listener
 from edgeaudio_runtime.quantization import Quantizer
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class AudioStream:
         """
         self.program = bundle.program(engine) if program is None else program
         self.sample_rate = bundle.features.sample_rate
-        self._logits = LogitStream(bundle.features, self.program, front_end=front_end)
-        self._listener = open_listener(bundle)
+        self._pipeline = _open_pipeline(bundle.features, self.program, open_listener(bundle), front_end)
+        self._process = self._pipeline.process  # bound once
 
     def process(self, samples: Samples, *, sample_rate: int | None = None) -> list[Event]:
         """Take the next samples and return the events they complete.
@@ -131,16 +131,52 @@ class AudioStream:
         """
         if sample_rate is not None and sample_rate != self.sample_rate:
             raise SpecError(f"sample_rate={sample_rate} must be {self.sample_rate}, the bundle's; resample first")
-        return self._listener.hear(*self._logits.process(samples))
+        return self._process(samples)
 
     def flush(self) -> list[Event]:
         """End the stream, return what was outstanding, and begin anew."""
+        return self._pipeline.flush()
+
+    def reset(self) -> None:
+        """Forget everything; the next sample is sample 0 of a new stream."""
+        self._pipeline.reset()
+
+
+class _Pipeline(Protocol):
+    def process(self, samples: Samples) -> list[Event]: ...
+
+    def flush(self) -> list[Event]: ...
+
+    def reset(self) -> None: ...
+
+
+def _open_pipeline(
+    spec: FeatureSpec, program: Program, listener: Listener, front_end: Implementation
+) -> _Pipeline:
+    if spec.streamable and choose_implementation(spec, front_end) == "native":
+        from edgeaudio_runtime.native_pipeline import native_pipeline
+
+        native = native_pipeline(spec, program.signature, program.session(), listener)
+        if native is not None:
+            return native
+    return _StagedPipeline(LogitStream(spec, program, front_end=front_end), listener)
+
+
+class _StagedPipeline:
+    """Front end, session and listener one after the other, as arrays between them."""
+
+    def __init__(self, logits: LogitStream, listener: Listener) -> None:
+        self._logits, self._listener = logits, listener
+
+    def process(self, samples: Samples) -> list[Event]:
+        return self._listener.hear(*self._logits.process(samples))
+
+    def flush(self) -> list[Event]:
         events = [*self._listener.hear(*self._logits.flush()), *self._listener.finish()]
         self._listener.reset()
         return events
 
     def reset(self) -> None:
-        """Forget everything; the next sample is sample 0 of a new stream."""
         self._logits.reset()
         self._listener.reset()
 

@@ -9,8 +9,9 @@
    work on neighbours; each frame's arithmetic is the same as alone. */
 
 #include <float.h>
-#include <stdint.h>
 #include <string.h>
+
+#include "edgeaudio.h"
 
 #if FLT_EVAL_METHOD != 0
 #error "arithmetic is wider than its type here, which would give other bits"
@@ -36,35 +37,6 @@
 
 #define BATCH 4 /* frames computed together */
 #define PARTS 4 /* partial sums of a long sum, so that its additions need not wait for each other */
-
-typedef struct {
-    int32_t win_length; /* samples in a frame */
-    int32_t hop_length; /* samples between frames */
-    int32_t half;       /* n_fft / 2: length of the complex transform */
-    int32_t n_passes;   /* passes of the transform */
-    int32_t first_bin;  /* first bin with a weight in any band */
-    int32_t n_bins;     /* bins from there on that any band may read */
-    int32_t n_mels;
-    int32_t n_dct;      /* 0: no DCT */
-    int32_t removes_dc; /* subtract the mean of each frame */
-    int32_t magnitude;  /* 1: magnitude, 0: power */
-    int32_t has_log;
-    int32_t adds_floor; /* 1: log(x + floor), 0: log(max(x, floor)) */
-    double preemphasis, first_preemphasis; /* x[n] - c x[n-1] within the frame; x[0] (1 - c0) at its start */
-    double log_floor, log_factor;
-    double clamp_min, clamp_max;
-    double affine_offset, affine_scale; /* (x + offset) * scale */
-    const double *window;               /* [win_length]; half of it, which the unpacking needs */
-    const int32_t *radices;             /* [n_passes] */
-    const double *twiddles;             /* for each pass: cosines [radix - 1][m], sines [radix - 1][m] */
-    const double *roots;                /* cosines [radix], sines [radix] of each pass that is not of radix 4 or 2 */
-    const double *unpack;               /* cosines [n_bins], sines [n_bins] of the bins */
-    const int32_t *band_start;          /* [n_mels]: first bin of a band, counted from first_bin */
-    const int32_t *band_groups;         /* [n_mels]: its length in groups of PARTS bins */
-    const double *band_weights;         /* the bands one after the other */
-    const double *dct;                  /* [n_mels][n_dct] */
-    double *scratch;                    /* edgeaudio_scratch_doubles() of them, at an address for doubles */
-} edgeaudio_front_end;
 
 /* Doubles of scratch memory: two complex buffers, conditioned frames, spectrum, mels and cepstra of a batch. */
 int32_t edgeaudio_scratch_doubles(const edgeaudio_front_end *f) {

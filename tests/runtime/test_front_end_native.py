@@ -48,7 +48,7 @@ ODD_SPECS = {
     "length 2 * 11 * 13": replace(LOG_MEL, win_length=286, n_fft=286),
     "length of two": replace(LOG_MEL, win_length=2, hop_length=2, n_fft=2, n_mels=1, f_min=0.0, f_max=8000.0),
 }
-SPECS = {**PRESETS, **ODD_SPECS}
+SPECS = {name: spec for name, spec in {**PRESETS, **ODD_SPECS}.items() if isinstance(spec, MelSpec)}
 
 needs_library = pytest.mark.skipif(
     native.load_library() is None, reason="the native front end was not built: no C compiler at installation"
@@ -164,13 +164,17 @@ def compiled(build_hook: ModuleType, tmp_path_factory: pytest.TempPathFactory) -
     return library
 
 
+def sources(build_hook: ModuleType) -> list[Path]:
+    return [RUNTIME / source for source in build_hook.SOURCES]
+
+
 @pytest.mark.parametrize("level", ["-O0", "-O2 -march=native"])
 def test_the_bits_do_not_depend_on_the_optimization_level(
     build_hook: ModuleType, compiled: Path, tmp_path: Path, level: str
 ) -> None:
     other = tmp_path / "other.so"
     flags = [flag for flag in build_hook.FLAGS if not flag.startswith("-O")]
-    subprocess.run(["cc", *flags, *level.split(), "-o", other, RUNTIME / build_hook.SOURCE], check=True)
+    subprocess.run(["cc", *flags, *level.split(), "-o", other, *sources(build_hook)], check=True)
     for spec in (LOG_MEL, KALDI80, WHISPER80):
         results = [features_of(spec, path) for path in (compiled, other)]
         assert np.array_equal(*results)
@@ -185,18 +189,21 @@ def features_of(spec: MelSpec, library: Path) -> np.ndarray:
     return native.NativeTransform(spec, buffer, n_frames, 2.0**-15, opened).features(0, n_frames)
 
 
-def test_the_source_compiles_without_a_warning_and_needs_no_library_but_c_memory(tmp_path: Path) -> None:
+def test_the_sources_compile_without_a_warning_and_need_no_library_but_c_memory(
+    build_hook: ModuleType, tmp_path: Path
+) -> None:
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
     strict = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-ffp-contract=off", "-fno-math-errno"]
-    target = tmp_path / "front_end.o"
-    subprocess.run(["cc", *strict, "-fPIC", "-c", "-o", target, RUNTIME / "native/front_end.c"], check=True)
+    target = tmp_path / "core.o"
+    # One unit, so that what one source needs of another is no foreign symbol.
+    subprocess.run(["cc", *strict, "-fPIC", "-r", "-nostdlib", "-o", target, *sources(build_hook)], check=True)
     if shutil.which("nm") is None:
         pytest.skip("nm is not there to list what it needs")
     listed = subprocess.run(["nm", "-u", target], capture_output=True, text=True, check=True).stdout
     needed = {line.split()[-1] for line in listed.splitlines() if line.strip()}
     # The last two serve the choice between CPUs and position-independent code.
-    assert needed <= {"memset", "memcpy", "_GLOBAL_OFFSET_TABLE_", "__cpu_indicator_init", "__cpu_model"}
+    assert needed <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_", "__cpu_indicator_init", "__cpu_model"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -34,6 +35,23 @@ class NetworkSignature:
     """Quantization of the logit codes."""
     whole: bool = False
     """Whether all steps of a recording belong into one call, which begins and ends it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BoundStep:
+    """The memory of a session, for who writes and reads int8 codes there and runs one step at a time.
+
+    A session that offers it has a method ``bound_step() -> BoundStep | None``; all addresses hold while it lives.
+    """
+
+    features: int
+    """Address of the feature codes ``[step_frames, n_features]``."""
+    logits: int
+    """Address of the logit codes ``[outputs_per_step, n_labels]``."""
+    carried: tuple[tuple[int, int, int], ...]
+    """Address a state lies at after a step, address it is read from in the next, and its bytes."""
+    invoke: Callable[[], object]
+    """Computes one step."""
 
 
 class Session(Protocol):

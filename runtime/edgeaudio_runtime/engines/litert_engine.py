@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgeaudio_runtime.engines.base import Codes, NetworkSignature, Numerics, Session
+from edgeaudio_runtime.engines.base import BoundStep, Codes, NetworkSignature, Numerics, Session
 from edgeaudio_runtime.engines.boundary import check_codes, check_initial_states
 from edgeaudio_runtime.engines.litert_memory import ConvertingMemory, CopyingMemory, InPlaceMemory, TensorMemory
 from edgeaudio_runtime.errors import EngineError, SpecError
@@ -166,6 +166,10 @@ class LiteRtSession:
             self._memory = self._reopen()
             self._step = self._memory.step
         self._memory.fill_states(self._initial_states)
+
+    def bound_step(self) -> BoundStep | None:
+        """Where a step reads and writes, or None where that is not int8 or moves."""
+        return self._memory.bound() if self._reopen is None else None
 
 
 def _import_interpreter() -> Any:

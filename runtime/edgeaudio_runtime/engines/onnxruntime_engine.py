@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeaudio_runtime.engines.base import Codes, NetworkSignature, Numerics, Session
+from edgeaudio_runtime.engines.base import BoundStep, Codes, NetworkSignature, Numerics, Session
 from edgeaudio_runtime.engines.boundary import check_codes, check_initial_states
 from edgeaudio_runtime.errors import EngineError
 
@@ -103,8 +103,7 @@ class OnnxRuntimeSession:
         logits = np.empty((steps, *self._logits.shape), self._logits.dtype)
         for i in range(steps):
             np.copyto(self._features, parts[i])
-            self._session.run_with_iobinding(self._bindings[self._side])
-            self._side = 1 - self._side
+            self._invoke()
             logits[i] = self._logits
         return logits.reshape(-1, self._signature.n_labels)
 
@@ -113,6 +112,15 @@ class OnnxRuntimeSession:
         self._side = 0
         for buffer, value in zip(self._sides[0], self._initial_states, strict=True):
             buffer.fill(value)
+
+    def bound_step(self) -> BoundStep | None:
+        """Where a step reads and writes; the states change sides by themselves."""
+        features, logits = self._features.ctypes.data, self._logits.ctypes.data
+        return BoundStep(features=features, logits=logits, carried=(), invoke=self._invoke)
+
+    def _invoke(self) -> None:
+        self._session.run_with_iobinding(self._bindings[self._side])
+        self._side = 1 - self._side
 
     def _bind(self, before: list[Codes], after: list[Codes]) -> Any:
         binding = self._session.io_binding()

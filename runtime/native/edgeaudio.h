@@ -1,0 +1,101 @@
+/* The rooms of the core: what each of them is given, and what it answers. Nothing here allocates or holds state of its
+   own; every address is the caller's. */
+
+#ifndef EDGEAUDIO_H
+#define EDGEAUDIO_H
+
+#include <stdint.h>
+
+#define EDGEAUDIO_VERSION 2 /* of these structures and functions; a library of another version is not used */
+
+int32_t edgeaudio_version(void);
+
+/* --- front_end.c: frames to features --- */
+
+typedef struct {
+    int32_t win_length; /* samples in a frame */
+    int32_t hop_length; /* samples between frames */
+    int32_t half;       /* n_fft / 2: length of the complex transform */
+    int32_t n_passes;   /* passes of the transform */
+    int32_t first_bin;  /* first bin with a weight in any band */
+    int32_t n_bins;     /* bins from there on that any band may read */
+    int32_t n_mels;
+    int32_t n_dct;      /* 0: no DCT */
+    int32_t removes_dc; /* subtract the mean of each frame */
+    int32_t magnitude;  /* 1: magnitude, 0: power */
+    int32_t has_log;
+    int32_t adds_floor; /* 1: log(x + floor), 0: log(max(x, floor)) */
+    double preemphasis, first_preemphasis; /* x[n] - c x[n-1] within the frame; x[0] (1 - c0) at its start */
+    double log_floor, log_factor;
+    double clamp_min, clamp_max;
+    double affine_offset, affine_scale; /* (x + offset) * scale */
+    const double *window;               /* [win_length]; half of it, which the unpacking needs */
+    const int32_t *radices;             /* [n_passes] */
+    const double *twiddles;             /* for each pass: cosines [radix - 1][m], sines [radix - 1][m] */
+    const double *roots;                /* cosines [radix], sines [radix] of each pass that is not of radix 4 or 2 */
+    const double *unpack;               /* cosines [n_bins], sines [n_bins] of the bins */
+    const int32_t *band_start;          /* [n_mels]: first bin of a band, counted from first_bin */
+    const int32_t *band_groups;         /* [n_mels]: its length in groups of PARTS bins */
+    const double *band_weights;         /* the bands one after the other */
+    const double *dct;                  /* [n_mels][n_dct] */
+    double *scratch;                    /* edgeaudio_scratch_doubles() of them, at an address for doubles */
+} edgeaudio_front_end;
+
+int32_t edgeaudio_scratch_doubles(const edgeaudio_front_end *f);
+void edgeaudio_features(const edgeaudio_front_end *f, const double *samples, int32_t n_frames, float *features);
+
+/* --- stream.c: samples to the codes a network reads, its logits to whether anybody need look at them --- */
+
+typedef struct {
+    const void *from;
+    void *to;
+    int64_t n_bytes;
+} edgeaudio_copy;
+
+typedef struct {
+    int64_t n_samples;     /* pushed since the reset */
+    int32_t skip;          /* samples still to be left out before the first frame */
+    int32_t buffer_length; /* samples that the buffer holds */
+    int32_t fill;          /* samples in it */
+    int32_t next_frame;    /* sample in it at which the next frame begins */
+    int32_t step_frames;   /* frames that a network step takes */
+    int32_t n_features;
+    int32_t n_logits;   /* codes that a network step gives: outputs_per_step * n_labels */
+    int32_t n_labels;
+    int32_t n_copies;   /* states to carry from a step to the next */
+    int32_t capacity;   /* steps that may wait to be looked at */
+    int32_t n_waiting;  /* steps that wait */
+    int32_t always;     /* 1: every step is to be looked at */
+    int32_t n_smoothing; /* outputs that a score is the mean of */
+    int32_t smoothing_at; /* row of the oldest of them */
+    float scale;        /* of the codes that the network reads */
+    float zero_point, low, high;
+    double real_scale;  /* > 0: logit codes are probabilities of this scale; 0: logits */
+    int32_t real_zero_point, reserved;
+    const edgeaudio_front_end *front_end;
+    const int16_t *pcm;  /* samples to be pushed, either these */
+    const float *real;   /* or these, full scale at -1..1 */
+    double *buffer;      /* [buffer_length], full scale at -32768..32767 */
+    int8_t *input;       /* [step_frames][n_features] of the network */
+    const int8_t *logits; /* [n_logits] of the network */
+    const edgeaudio_copy *copies; /* [n_copies] */
+    float *features;     /* [capacity][step_frames][n_features] of the steps that wait */
+    int8_t *codes;       /* [capacity][n_logits] of the steps that wait */
+    const double *powers; /* [256]: exp(-scale d) of a difference d of logit codes */
+    const double *bounds; /* [n_labels]: sum of n_smoothing probabilities at which to look; infinite for background */
+    double *probabilities; /* [n_smoothing][n_labels] of the newest outputs */
+} edgeaudio_stream;
+
+/* Both return EDGEAUDIO_STEP when the input of the network holds the codes of a new step; it is to be run and
+   edgeaudio_after() to be called. That one answers EDGEAUDIO_LOOK when the waiting steps are to be looked at, and
+   EDGEAUDIO_STEP when one more step can be made of the samples that are there, for which edgeaudio_next() is called. */
+#define EDGEAUDIO_STEP 1
+#define EDGEAUDIO_LOOK 2
+
+int32_t edgeaudio_push(edgeaudio_stream *s, int32_t n, int32_t is_real);
+int32_t edgeaudio_next(edgeaudio_stream *s);
+int32_t edgeaudio_after(edgeaudio_stream *s);
+void edgeaudio_quantize(const float *features, int32_t n, float scale, float zero_point, float low, float high,
+                        int8_t *codes);
+
+#endif

@@ -1,0 +1,103 @@
+/* One stream on its way from samples to logits: framing, the codes of a network step, states carried from step to step,
+   and a watch over the logits. Most steps of most streams can fire nothing; they wait in memory until somebody looks. */
+
+#include <string.h>
+
+#include "edgeaudio.h"
+
+int32_t edgeaudio_version(void) { return EDGEAUDIO_VERSION; }
+
+/* clip(rint(x / scale) + zero_point, low, high): adding and taking 1.5 * 2^23 rounds half to even without libm. */
+void edgeaudio_quantize(const float *restrict features, int32_t n, float scale, float zero_point, float low, float high,
+                        int8_t *restrict codes) {
+    const float least = low - zero_point, most = high - zero_point, round = 12582912.0f;
+    for (int32_t i = 0; i < n; i++) {
+        float x = features[i] / scale;
+        x = x > least ? x : least;
+        x = x < most ? x : most;
+        x = (x + round) - round;
+        codes[i] = (int8_t)(int32_t)(x + zero_point);
+    }
+}
+
+/* Moves what coming frames need to the start of the buffer. */
+static void compact(edgeaudio_stream *s) {
+    const int32_t kept = s->fill - s->next_frame;
+    if (kept <= 0) { /* hops longer than the window leave samples out */
+        s->next_frame = -kept;
+        s->fill = 0;
+        return;
+    }
+    memmove(s->buffer, s->buffer + s->next_frame, (size_t)kept * sizeof *s->buffer);
+    s->fill = kept;
+    s->next_frame = 0;
+}
+
+int32_t edgeaudio_next(edgeaudio_stream *s) {
+    const edgeaudio_front_end *f = s->front_end;
+    if (s->next_frame + (s->step_frames - 1) * f->hop_length + f->win_length > s->fill) return 0;
+    const int32_t n = s->step_frames * s->n_features;
+    float *features = s->features + (int64_t)s->n_waiting * n;
+    edgeaudio_features(f, s->buffer + s->next_frame, s->step_frames, features);
+    s->next_frame += s->step_frames * f->hop_length;
+    edgeaudio_quantize(features, n, s->scale, s->zero_point, s->low, s->high, s->input);
+    return EDGEAUDIO_STEP;
+}
+
+/* `n` is at most what the buffer has room for beside a step that is not complete. */
+int32_t edgeaudio_push(edgeaudio_stream *s, int32_t n, int32_t is_real) {
+    const int32_t left_out = n < s->skip ? n : s->skip;
+    s->n_samples += n;
+    s->skip -= left_out;
+    n -= left_out;
+    if (s->fill + n > s->buffer_length) compact(s);
+    double *restrict end = s->buffer + s->fill;
+    if (is_real) {
+        const float *restrict real = s->real + left_out;
+        for (int32_t i = 0; i < n; i++) end[i] = real[i] * 32768.0;
+    } else {
+        const int16_t *restrict pcm = s->pcm + left_out;
+        for (int32_t i = 0; i < n; i++) end[i] = pcm[i];
+    }
+    s->fill += n;
+    return edgeaudio_next(s);
+}
+
+static void probabilities(const edgeaudio_stream *s, const int8_t *codes, double *row) {
+    int32_t largest = codes[0];
+    double total = 0.0;
+    if (s->real_scale > 0.0) {
+        for (int32_t i = 0; i < s->n_labels; i++) row[i] = (codes[i] - s->real_zero_point) * s->real_scale;
+        return;
+    }
+    for (int32_t i = 1; i < s->n_labels; i++) largest = codes[i] > largest ? codes[i] : largest;
+    for (int32_t i = 0; i < s->n_labels; i++) total += row[i] = s->powers[largest - codes[i]];
+    total = 1.0 / total;
+    for (int32_t i = 0; i < s->n_labels; i++) row[i] *= total;
+}
+
+/* Whether the mean over the newest outputs may reach the threshold of a label. The bounds lie a little below, so that
+   rounding in another order decides nothing. */
+static int is_loud(edgeaudio_stream *s, const int8_t *codes) {
+    int loud = 0;
+    probabilities(s, codes, s->probabilities + (int64_t)s->smoothing_at * s->n_labels);
+    s->smoothing_at = s->smoothing_at + 1 < s->n_smoothing ? s->smoothing_at + 1 : 0;
+    for (int32_t i = 0; i < s->n_labels; i++) {
+        double sum = 0.0;
+        for (int32_t k = 0; k < s->n_smoothing; k++) sum += s->probabilities[(int64_t)k * s->n_labels + i];
+        loud |= sum >= s->bounds[i];
+    }
+    return loud;
+}
+
+int32_t edgeaudio_after(edgeaudio_stream *s) {
+    const edgeaudio_front_end *f = s->front_end;
+    int loud = s->always;
+    for (int32_t i = 0; i < s->n_copies; i++) memcpy(s->copies[i].to, s->copies[i].from, (size_t)s->copies[i].n_bytes);
+    memcpy(s->codes + (int64_t)s->n_waiting * s->n_logits, s->logits, (size_t)s->n_logits);
+    s->n_waiting++;
+    if (s->n_smoothing)
+        for (int32_t i = 0; i < s->n_logits; i += s->n_labels) loud |= is_loud(s, s->logits + i);
+    return (loud || s->n_waiting == s->capacity ? EDGEAUDIO_LOOK : 0) |
+           (s->next_frame + (s->step_frames - 1) * f->hop_length + f->win_length <= s->fill ? EDGEAUDIO_STEP : 0);
+}
