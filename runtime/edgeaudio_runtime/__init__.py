@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from edgeaudio_runtime.events import Event, KeywordEvent, Token, TranscriptEvent
     from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
     from edgeaudio_runtime.front_end import FrontEnd, compute_features
+    from edgeaudio_runtime.hub import Hub
     from edgeaudio_runtime.listening import alisten, listen
     from edgeaudio_runtime.manifest import Manifest
+    from edgeaudio_runtime.pre_roll import AudioClip, PreRoll
     from edgeaudio_runtime.presets import PRESETS, preset
     from edgeaudio_runtime.resampling import Resampler
     from edgeaudio_runtime.selftest import SelfTestReport, self_test
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "AudioClip",
     "AudioError",
     "AudioStream",
     "Bundle",
@@ -44,12 +47,14 @@ __all__ = [
     "Event",
     "FeatureSpec",
     "FrontEnd",
+    "Hub",
     "KeywordDetector",
     "KeywordEvent",
     "Manifest",
     "MelSpec",
     "ParityError",
     "PcmSpec",
+    "PreRoll",
     "Resampler",
     "SelfTestReport",
     "SpecError",
@@ -73,8 +78,10 @@ _HOMES = {
     "events": ("Event", "KeywordEvent", "Token", "TranscriptEvent"),
     "features": ("FeatureSpec", "MelSpec", "PcmSpec"),
     "front_end": ("FrontEnd", "compute_features"),
+    "hub": ("Hub",),
     "listening": ("alisten", "listen"),
     "manifest": ("Manifest",),
+    "pre_roll": ("AudioClip", "PreRoll"),
     "presets": ("PRESETS", "preset"),
     "resampling": ("Resampler",),
     "selftest": ("SelfTestReport", "self_test"),

@@ -127,7 +127,9 @@ class KeywordDetector:
         self._is_idle = True  # nothing held or latched
         self._leader, self._n_leading = -1, 0  # the label above its threshold, and for how many outputs in a row
         gate_db, unit = self._config.gate_db, self._decibels_per_unit
-        self._gate = None if gate_db is None or unit is None else NoiseGate(gate_db, clock=clock, decibels_per_unit=unit)
+        self._gate = (
+            None if gate_db is None or unit is None else NoiseGate(gate_db, clock=clock, decibels_per_unit=unit)
+        )
 
     def process(self, codes: Codes, activity: Activity | None = None) -> list[KeywordEvent]:
         """Take the next outputs and return the events they complete.

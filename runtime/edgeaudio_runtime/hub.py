@@ -1,0 +1,225 @@
+"""Several bundles on one microphone: those that hear the same features share one front end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import gcd, lcm
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeaudio_runtime.engines.base import Program
+from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.events import Event
+from edgeaudio_runtime.front_end import FrontEnd, Implementation
+from edgeaudio_runtime.listener import Listener, open_listener
+from edgeaudio_runtime.quantization import Quantizer
+from edgeaudio_runtime.samples import Samples, checked_scale
+from edgeaudio_runtime.speech_gate import SpeechGate
+from edgeaudio_runtime.stream import AudioStream
+from edgeaudio_runtime.whole_recording import padded_frames
+
+if TYPE_CHECKING:
+    from edgeaudio_runtime.bundle import Bundle
+
+Features = npt.NDArray[np.float32]
+
+
+class Hub:
+    """Listen with several bundles at once: as one :class:`AudioStream`, and events say which bundle heard them.
+
+    Bundles with one ``features_hash`` share the computation of features; each has its own network state and detector,
+    and hears exactly what a stream of its own would. Events come in the order of ``detected_s``, then of the bundles.
+    With a ``gate``, a bundle such as recipe ``vad`` makes, an event counts only where the gate heard speech in it (see
+    :class:`~edgeaudio_runtime.speech_gate.SpeechGate`). Cutting the audio otherwise changes nothing; memory is constant.
+
+        hub = Hub([open_bundle("wake"), open_bundle("commands")], gate=open_bundle("vad"))
+        for event in hub.process(chunk):
+            print(event.bundle, event.label)
+    """
+
+    def __init__(
+        self,
+        bundles: Iterable[Bundle] | Mapping[str, Bundle],
+        *,
+        engine: str = "auto",
+        gate: Bundle | None = None,
+        front_end: Implementation = "auto",
+    ) -> None:
+        """Open a stream for each bundle.
+
+        Args:
+            bundles: With the names that events shall carry, else they carry the bundles' own.
+            engine: See :class:`~edgeaudio_runtime.stream.AudioStream`.
+            gate: Keyword bundle whose keywords stand for speech.
+            front_end: See :class:`~edgeaudio_runtime.stream.AudioStream`.
+
+        Raises:
+            SpecError: No bundle, a name twice, sample rates that differ, or a gate that is no streaming keyword bundle.
+            EngineError: The engine is not installed.
+        """
+        named = list(bundles.items()) if isinstance(bundles, Mapping) else [(b.name, b) for b in bundles]
+        self.sample_rate = _common_rate(named, gate)
+        self.names = tuple(name for name, _ in named)
+        self._gate = None if gate is None else SpeechGate(gate)
+        members = [_Member(bundle, bundle.program(engine), open_listener(bundle), name) for name, bundle in named]
+        if gate is not None and self._gate is not None:
+            members.append(_Member(gate, gate.program(engine), self._gate, ""))
+        self._parts = _parts(members, front_end)
+
+    def process(self, samples: Samples, *, sample_rate: int | None = None) -> list[Event]:
+        """Take the next samples and return the events they complete; see ``AudioStream.process``."""
+        if sample_rate is not None and sample_rate != self.sample_rate:
+            raise SpecError(f"sample_rate={sample_rate} must be {self.sample_rate}, the bundles'; resample first")
+        checked_scale(samples)  # before any part has taken them
+        events: list[Event] = []
+        # A second at a time, since the gate's memory is bounded.
+        for first in range(0, len(samples), self.sample_rate):
+            block = samples[first : first + self.sample_rate]
+            events += self._passed([event for part in self._parts for event in part.process(block)])
+        return events
+
+    def flush(self) -> list[Event]:
+        """End the stream, return what was outstanding, and begin anew."""
+        events = self._passed([event for part in self._parts for event in part.flush()])
+        self.reset()
+        return events
+
+    def reset(self) -> None:
+        """Forget everything; the next sample is sample 0 of a new stream."""
+        for part in self._parts:
+            part.reset()
+        if self._gate is not None:
+            self._gate.reset()
+
+    def _passed(self, events: list[Event]) -> list[Event]:
+        gate = self._gate
+        passed = [event for event in events if gate is None or gate.passes(event)]
+        return sorted(passed, key=lambda event: (event.detected_s, self.names.index(event.bundle or "")))
+
+
+class _Part(Protocol):
+    def process(self, samples: Samples) -> list[Event]: ...
+
+    def flush(self) -> list[Event]: ...
+
+    def reset(self) -> None: ...
+
+
+class _Member:
+    """Network and listener of one bundle, fed with features in any number."""
+
+    def __init__(self, bundle: Bundle, program: Program, listener: Listener, name: str) -> None:
+        self.bundle, self.program, self.name = bundle, program, name
+        self.step_frames = program.signature.step_frames
+        self._listener = listener
+        self._quantize = Quantizer(program.signature.input_quant, ndim=2)
+        self._session = program.session()
+        self.reset()
+
+    @property
+    def is_gate(self) -> bool:
+        return isinstance(self._listener, SpeechGate)
+
+    @property
+    def shares(self) -> bool:
+        """Whether its features can come from a front end of others."""
+        return self.bundle.features.streamable and not self.program.signature.whole
+
+    def reset(self) -> None:
+        self._session.reset()
+        if not self.is_gate:  # its memory is looked at after a flush
+            self._listener.reset()
+        self.n_frames = 0
+        self._waiting: Features | None = None
+
+    def hear(self, features: Features) -> list[Event]:
+        self.n_frames += len(features)
+        if self._waiting is not None:
+            features = np.concatenate((self._waiting, features))
+        n_ready = len(features) - len(features) % self.step_frames
+        self._waiting = features[n_ready:].copy() if n_ready < len(features) else None
+        if not n_ready:
+            return []
+        ready = features[:n_ready]
+        return self._listener.hear(self._session.run(self._quantize(ready)), ready)
+
+    def finish(self) -> list[Event]:
+        return self._listener.finish()
+
+
+class _SharedFrontEnd:
+    """One front end and the members that hear its features."""
+
+    def __init__(self, members: list[_Member], front_end: Implementation) -> None:
+        self._members, self._spec = members, members[0].bundle.features
+        steps = [member.step_frames for member in members]
+        self._all_steps = lcm(*steps)
+        self._front_end = FrontEnd(self._spec, multiple_of=gcd(*steps), implementation=front_end)
+
+    def process(self, samples: Samples) -> list[Event]:
+        features = self._front_end.process(samples)
+        return [event for member in self._members for event in _named(member.hear(features), member.name)]
+
+    def flush(self) -> list[Event]:
+        n_samples = self._front_end.n_samples
+        features = self._front_end.flush(multiple_of=self._all_steps)
+        events = []
+        for member in self._members:
+            # Another member's longer step makes the tail longer than this one's own.
+            n_own = padded_frames(self._spec, n_samples, member.step_frames) - member.n_frames
+            events += _named([*member.hear(features[:n_own]), *member.finish()], member.name)
+            member.reset()
+        return events
+
+    def reset(self) -> None:
+        self._front_end.reset()
+        for member in self._members:
+            member.reset()
+
+
+class _Alone:
+    """A bundle whose features nobody shares: a stream of its own."""
+
+    def __init__(self, member: _Member, front_end: Implementation) -> None:
+        self._stream, self._name = AudioStream(member.bundle, program=member.program, front_end=front_end), member.name
+        self.reset = self._stream.reset
+
+    def process(self, samples: Samples) -> list[Event]:
+        return _named(self._stream.process(samples), self._name)
+
+    def flush(self) -> list[Event]:
+        return _named(self._stream.flush(), self._name)
+
+
+def _named(events: list[Event], name: str) -> list[Event]:
+    return [replace(event, bundle=name) for event in events]
+
+
+def _parts(members: list[_Member], front_end: Implementation) -> list[_Part]:
+    groups: dict[str, list[_Member]] = {}
+    for member in members:
+        key = member.bundle.manifest.features_hash if member.shares else f"alone {id(member)}"
+        groups.setdefault(key, []).append(member)
+    parts: list[_Part] = []
+    # Whole recordings first: they refuse a change of dtype, which the others would have taken by then.
+    for group in sorted(groups.values(), key=lambda group: group[0].shares):
+        alone = len(group) == 1 and not group[0].is_gate
+        parts.append(_Alone(group[0], front_end) if alone else _SharedFrontEnd(group, front_end))
+    return parts
+
+
+def _common_rate(named: list[tuple[str, Bundle]], gate: Bundle | None) -> int:
+    names = [name for name, _ in named]
+    if not names:
+        raise SpecError("bundles=[] must name at least one bundle")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SpecError(f"bundles have the names {twice} twice; pass a mapping with a name for each")
+    opened = [*named, *([] if gate is None else [("the gate", gate)])]
+    rates = {name: bundle.features.sample_rate for name, bundle in opened}
+    if len(set(rates.values())) > 1:
+        raise SpecError(f"sample rates {rates} must be one; open a hub for each rate and resample for it")
+    return next(iter(rates.values()))
