@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgeaudio_runtime.bundle_files import BundleFiles, open_files
+from edgeaudio_runtime.bounds import check_artifacts, check_boundary
+from edgeaudio_runtime.bundle_files import MAX_FILE_BYTES, BundleFiles, open_files
 from edgeaudio_runtime.errors import BundleError, EngineError, SpecError
 from edgeaudio_runtime.extent import StreamClock
 from edgeaudio_runtime.manifest import Artifact, Manifest
@@ -25,6 +26,8 @@ _Settings = TypeVar("_Settings")
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
 """manifest.json, detector.json and the like are a few kB."""
+_SPARE_BYTES = 2**16
+"""Bytes read beyond what the manifest says, so that the message can tell how many there are."""
 PREFERENCE = ("litert", "onnxruntime", "numpy")
 """Engines from fast to always there; "auto" takes the first that is installed and has an artifact."""
 
@@ -41,12 +44,13 @@ class Bundle:
         self.path = path
         self._files = files
         self.manifest = Manifest.from_dict(read_json(files, "manifest.json"))
+        check_artifacts([artifact.size for artifact in self.manifest.artifacts])
         for artifact in self.manifest.artifacts:
             self._verified(artifact)
         self._check_features()
 
     def _verified(self, artifact: Artifact) -> bytes:
-        data = self._files.read(artifact.path)
+        data = self._files.read(artifact.path, limit=min(MAX_FILE_BYTES, artifact.size + _SPARE_BYTES))
         if len(data) != artifact.size:
             sizes = f"has {len(data)} bytes, the manifest says {artifact.size}"
             raise BundleError(f"{artifact.path!r} {sizes}; copy the bundle again")
@@ -62,6 +66,7 @@ class Bundle:
             raise BundleError(f"n_features={manifest.network.n_features} must be the features' {spec.n_features}")
         if not spec.streamable and manifest.mode == "streaming":
             raise BundleError("mode='streaming', but the features need the whole recording; export it as 'windowed'")
+        check_boundary(manifest, spec)
 
     @cached_property
     def features(self) -> FeatureSpec:

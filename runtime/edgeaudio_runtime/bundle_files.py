@@ -61,13 +61,20 @@ class DirectoryFiles:
             raise BundleError(f"bundle lacks {path!r}; copy the whole bundle again") from error
         except OSError as error:
             raise BundleError(f"cannot read {path!r} of the bundle: {error.strerror}") from error
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        try:
+            # Judged before it becomes a file object, which a directory cannot.
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise BundleError(f"{path!r} of the bundle is no regular file; copy the whole bundle again")
-            return limited(file.read(limit + 1), path, limit)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return limited(file.read(limit + 1), path, limit)
+        finally:
+            os.close(descriptor)
 
     def _resolve(self, path: str) -> Path:
-        target = (self._root / check_path(path)).resolve()
+        try:
+            target = (self._root / check_path(path)).resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+            raise BundleError(f"cannot read {path!r} of the bundle: {error}; copy the whole bundle again") from error
         if not target.is_relative_to(self._root):
             raise BundleError(f"{path!r} leads out of the bundle, to {str(target)!r}; a bundle holds its own files")
         return target

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio_runtime.bounds import MAX_GRAPH_BYTES, check_size
 from edgeaudio_runtime.errors import BundleError
 
 if TYPE_CHECKING:
@@ -20,6 +23,12 @@ Codes = npt.NDArray[np.integer[Any]]
 _NAMES = {name: f"golden/{name}.npy" for name in ("pcm", "features", "codes", "logits")} | {
     "events": "golden/events.json"
 }
+
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<type>[<>|]\w\d*)', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>[\d, ]{0,60})\), \} *\n",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +70,8 @@ class Golden:
             name: _load_npy(bundle.read(_NAMES[name]), _NAMES[name], *kind) for name, kind in kinds.items()
         }
         try:
-            document = json.loads(bundle.read(_NAMES["events"]).decode())
+            events = check_size(_NAMES["events"], bundle.read(_NAMES["events"]), MAX_GRAPH_BYTES)
+            document = json.loads(events.decode())
             plain = isinstance(document, list)
             config = None if plain else dict(document["config"])
             lines = [dict(line) for line in (document if plain else document["events"])]
@@ -77,17 +87,13 @@ def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
 
 
 def _load_npy(data: bytes, name: str, dtype: str, ndim: int) -> npt.NDArray[Any]:
-    """Read version 1.0 of the format; np.load would allocate what a hostile header asks for."""
-    buffer = io.BytesIO(data)
-    try:
-        if np.lib.format.read_magic(buffer) != (1, 0):
-            raise ValueError("format version is not 1.0")
-        shape, fortran_order, found = np.lib.format.read_array_header_1_0(buffer)
-    except ValueError as error:
-        raise BundleError(f"{name} is no .npy file: {error}; export the bundle again") from error
-    body = data[buffer.tell() :]
+    """Read what :func:`_npy_bytes` wrote; numpy's own readers evaluate the header and allocate what it asks for."""
+    header = _HEADER.match(data)
+    if header is None or header.end() != 10 + int.from_bytes(data[8:10], "little"):
+        raise BundleError(f"{name} is no .npy file of version 1.0; export the bundle again")
+    shape = tuple(int(size) for size in header["shape"].split(b",") if size.strip())
+    found, body = header["type"].decode(), memoryview(data)[header.end() :]
     wanted = np.dtype(dtype).newbyteorder("<")
-    n_bytes = int(np.prod([int(size) for size in shape], dtype=object)) * wanted.itemsize
-    if found != wanted or len(shape) != ndim or fortran_order or n_bytes != len(body):
+    if found != wanted.str or len(shape) != ndim or math.prod(shape) * wanted.itemsize != len(body):
         raise BundleError(f"{name} is {found}{list(shape)} in {len(body)} bytes, it must be {wanted} with {ndim} axes")
     return np.frombuffer(body, dtype=wanted).reshape(shape).astype(dtype, copy=False)

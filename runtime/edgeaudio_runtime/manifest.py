@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -43,6 +44,7 @@ def _with_window(manifest: dict[str, Any]) -> dict[str, Any]:
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_recipe, 2: _with_window}
 """Schema version to the function that makes such a manifest one of the next version."""
 
+_LARGEST_COUNT = 2**31 - 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA256_PREFIXED = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -76,6 +78,8 @@ def check_path(path: object) -> str:
 def _check_count(name: str, value: object, *, minimum: int) -> None:
     if type(value) is not int or value < minimum:
         raise BundleError(f"{name}={value!r} must be an integer >= {minimum}")
+    if value > _LARGEST_COUNT:
+        raise BundleError(f"{name}={value!r} must be an integer <= {_LARGEST_COUNT}")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -86,9 +90,14 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def _check_strings(name: str, values: object) -> None:
     if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
         raise BundleError(f"{name}={values!r} must be a list of strings")
-    twice = sorted({value for value in values if values.count(value) > 1})
+    twice = _twice(values)
     if twice:
         raise BundleError(f"{name} has {twice} more than once; every entry must be unique")
+
+
+def _twice(values: Sequence[str]) -> list[str]:
+    # In one pass: a million labels must not take a million times a million comparisons.
+    return sorted(value for value, count in Counter(values).items() if count > 1)
 
 
 def _tuple(value: object) -> object:
@@ -355,7 +364,7 @@ class Manifest:
 
     def _check_artifacts(self) -> None:
         paths = [artifact.path for artifact in self.artifacts]
-        twice = sorted({path for path in paths if paths.count(path) > 1})
+        twice = _twice(paths)
         if twice:
             raise BundleError(f"artifacts names {twice} more than once; every path must be unique")
         reserved = sorted(self.RESERVED.intersection(paths))

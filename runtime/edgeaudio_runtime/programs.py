@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edgeaudio_runtime.bounds import MAX_GRAPH_BYTES, check_graph, check_size
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError
 from edgeaudio_runtime.manifest import Artifact
 
@@ -48,7 +49,10 @@ def _load_numpy(bundle: Bundle) -> Program:
     from edgeaudio_runtime.graph_file import load_graph
 
     model, weights = (_one(bundle, "numpy", role) for role in ("model", "weights"))
-    return NumpyProgram(load_graph(bundle.read(model.path), bundle.read(weights.path)))
+    description = check_size(model.path, bundle.read(model.path), MAX_GRAPH_BYTES)
+    graph = load_graph(description, bundle.read(weights.path))
+    check_graph(graph)
+    return NumpyProgram(graph)
 
 
 def _load_onnxruntime(bundle: Bundle) -> Program:

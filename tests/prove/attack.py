@@ -51,34 +51,37 @@ class Attack:
         self._place.mkdir()
 
     def warm_up(self) -> None:
-        """Load every library that a mutant may need, and work once."""
-        for files in self._bases:
-            for engine in ("numpy", "onnxruntime", "litert"):
+        """Load every library that these mutants may need, and work once."""
+        for seed in range(20 if self._kind == "wav" else 0):
+            outcome(lambda seed=seed: mutated_wav.read_mutant(random.Random(seed)))
+        for files in () if self._kind == "wav" else self._bases:
+            for engine in {"numpy", ENGINES.get(self._kind, "numpy")}:
                 memory = mutated_bundle.MemoryFiles(files)
                 mutated_bundle.run_bundle(memory, self._place, engine=engine, with_selftest=True)
-            self._run_zip(mutated_zip.archive([mutated_zip.entry_of(*item, deflated=True) for item in files.items()]))
-        for seed in range(20):
-            outcome(lambda seed=seed: mutated_wav.read_mutant(random.Random(seed)))
+            entries = [mutated_zip.entry_of(*item, deflated=True) for item in files.items()]
+            self._run_path(self._zip(mutated_zip.archive(entries)))
 
-    def run(self, seed: int) -> None:
-        """One mutant; an error of ours means that it was refused."""
+    def mutant(self, seed: int) -> Callable[[], None]:
+        """Make a mutant; the result runs it, and an error of ours then means that it was refused."""
         rng = random.Random(f"{self._kind} {seed}")
         if self._kind == "wav":
-            return mutated_wav.read_mutant(rng)
+            return lambda: mutated_wav.read_mutant(rng)
         files = rng.choice(self._bases)
         if self._kind == "zip":
-            return self._run_zip(mutated_zip.mutated_zip(files, rng))
+            path = self._zip(mutated_zip.mutated_zip(files, rng))
+            return lambda: self._run_path(path)
         if self._kind == "folder":
-            return self._run_path(mutated_zip.write_mutated_folder(files, self._place / "bundle", rng))
-        mutant, engine = _IN_MEMORY[self._kind](files, rng)
-        memory = mutated_bundle.MemoryFiles(mutant)
-        with_selftest = self._kind == "golden" or rng.random() < 0.1
-        return mutated_bundle.run_bundle(memory, self._place, engine=engine, with_selftest=with_selftest)
+            path = mutated_zip.write_mutated_folder(files, self._place / "bundle", rng)
+            return lambda: self._run_path(path)
+        memory = mutated_bundle.MemoryFiles(_IN_MEMORY[self._kind](files, rng))
+        engine = ENGINES.get(self._kind, "numpy")
+        proves = self._kind == "golden" or rng.random() < 0.1
+        return lambda: mutated_bundle.run_bundle(memory, self._place, engine=engine, with_selftest=proves)
 
-    def _run_zip(self, data: bytes) -> None:
+    def _zip(self, data: bytes) -> Path:
         path = self._place / "bundle.zip"
         path.write_bytes(data)
-        self._run_path(path)
+        return path
 
     def _run_path(self, path: Path) -> None:
         mutated_bundle.run_bundle(open_files(path), path, engine="numpy", with_selftest=False)
@@ -91,14 +94,16 @@ class Attack:
         return sorted(found - allowed)
 
 
-_IN_MEMORY: dict[str, Callable[[mutated_bundle.Files, random.Random], tuple[mutated_bundle.Files, str]]] = {
-    "manifest": lambda files, rng: (mutated_bundle.mutated_manifest(files, rng), "numpy"),
-    "settings": lambda files, rng: (mutated_bundle.mutated_settings(files, rng), "numpy"),
-    "graph": lambda files, rng: (mutated_bundle.mutated_graph(files, rng), "numpy"),
-    "golden": lambda files, rng: (mutated_bundle.mutated_golden(files, rng), "numpy"),
-    "onnx": lambda files, rng: (mutated_bundle.mutated_model(files, rng, "model.onnx"), "onnxruntime"),
-    "tflite": lambda files, rng: (mutated_bundle.mutated_model(files, rng, "model.tflite"), "litert"),
+_IN_MEMORY: dict[str, Callable[[mutated_bundle.Files, random.Random], mutated_bundle.Files]] = {
+    "manifest": mutated_bundle.mutated_manifest,
+    "settings": mutated_bundle.mutated_settings,
+    "graph": mutated_bundle.mutated_graph,
+    "golden": mutated_bundle.mutated_golden,
+    "onnx": lambda files, rng: mutated_bundle.mutated_model(files, rng, "model.onnx"),
+    "tflite": lambda files, rng: mutated_bundle.mutated_model(files, rng, "model.tflite"),
 }
+ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
+"""Engines of the kinds that numpy does not read."""
 
 KINDS = ("wav", "zip", "folder", *_IN_MEMORY)
 
@@ -187,9 +192,9 @@ def main(arguments: list[str]) -> int:
 
 def _one(attack: Attack, seed: int, strays: list[str], counts: collections.Counter[str]) -> None:
     signal.setitimer(signal.ITIMER_PROF, CPU_S)
-    strays.clear()
-    # Building the mutant opens and makes files too; only what the runtime opens outside is a stray.
-    name, fault = outcome(lambda: attack.run(seed))
+    run = attack.mutant(seed)
+    strays.clear()  # making the mutant touches files too
+    name, fault = outcome(run)
     signal.setitimer(signal.ITIMER_PROF, 0)
     escapes = [*strays, *attack.strays()]
     if escapes:

@@ -29,7 +29,7 @@ FOREIGN = frozenset({"onnx", "tflite"})
 """Kinds that a library of others reads: their crashes are counted, not held against us."""
 STUCK_S = 120.0
 """Seconds by the clock without a new mutant; the worker's own limit of processor time is far lower."""
-WORKER_SPAN = 4000
+WORKER_SPAN = 10_000
 """Mutants a worker lives for, so that a leak is none of the next one's."""
 
 
@@ -94,7 +94,7 @@ def run_again(kind: str, seed: int, place: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         attack = Attack(kind, bases, Path(folder).resolve())
         try:
-            attack.run(seed)
+            attack.mutant(seed)()
         except EdgeAudioError as error:
             sys.stdout.write(f"refused: {error}\n")
             return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from edgeaudio_runtime.kernels import kernel
 
 MAX_STEPS_PER_PASS = 1024
 """Steps whose intermediate tensors are held at once (41 s of 40 ms steps); longer runs take several passes."""
+
+MAX_ELEMENTS_PER_PASS = 2**24
+"""Values of all its tensors that a pass may compute; larger networks take fewer steps at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +39,7 @@ class NumpyProgram:
         check_shapes(graph)
         self._graph = graph = with_widened_constants(graph)
         plan = time_plan(graph)
-        self.steps_per_pass = 1 if plan is None else MAX_STEPS_PER_PASS
+        self.steps_per_pass = 1 if plan is None else _steps_per_pass(graph)
         growth = {} if plan is None else {name: entry.per_step for name, entry in plan.items()}
         self._instructions = _instructions(graph, growth)
 
@@ -115,6 +119,11 @@ class NumpySession:
     def reset(self) -> None:
         """Set every state to its initial value."""
         self._states = self._program.initial_states()
+
+
+def _steps_per_pass(graph: IntegerGraph) -> int:
+    sizes = (math.prod(tensor.shape) for name, tensor in graph.tensors.items() if name not in graph.constants)
+    return min(MAX_STEPS_PER_PASS, max(1, MAX_ELEMENTS_PER_PASS // sum(sizes)))
 
 
 def _instructions(graph: IntegerGraph, growth: dict[str, int]) -> tuple[_Instruction, ...]:
