@@ -53,6 +53,8 @@ class AugmentationSpec:
     """Masks over features (SpecAugment)."""
     max_feature_mask: int = 6
     """Widest mask in features."""
+    max_feature_warp: float = field(default=0.0, metadata={"added_later": True})
+    """The mel bands of an example are stretched or squeezed by up to this share: longer or shorter vocal tracts."""
     narrow_band_probability: float = field(default=0.0, metadata={"added_later": True})
     """Share of the examples that lose what lies above 4 kHz, as in a telephone or a recording at 8 kHz, 0 to 1."""
     max_equalizer_db: float = field(default=0.0, metadata={"added_later": True})
@@ -83,6 +85,8 @@ class AugmentationSpec:
         ):
             if getattr(self, name) < 0:
                 raise SpecError(f"{name}={getattr(self, name)} must be >= 0")
+        if not 0.0 <= self.max_feature_warp < 0.5:
+            raise SpecError(f"max_feature_warp={self.max_feature_warp} must be in [0, 0.5)")
         if self.n_rooms < 1:
             raise SpecError(f"n_rooms={self.n_rooms} must be >= 1; room_probability=0 turns rooms off")
         shortest, longest = self.min_reverberation_seconds, self.max_reverberation_seconds
@@ -159,6 +163,26 @@ def change_tempo(features: Tensor, factor: float, *, multiple_of: int) -> Tensor
     frames = max(1, round(features.shape[1] * factor / multiple_of)) * multiple_of
     squeezed = functional.interpolate(features.transpose(1, 2), size=frames, mode="linear")
     return squeezed.transpose(1, 2)
+
+
+def warp_features(features: Tensor, factors: Tensor) -> Tensor:
+    """Band ``f`` of example n takes the value at band ``factors[n] * f``, linear between bands, the last one held.
+
+    Vocal tract length perturbation (Jaitly and Hinton, ICML 2013 workshop), in mel bands instead of in Hz.
+
+    Args:
+        features: ``[N, T, F]``.
+        factors: ``[N]``, about 1.
+    """
+    last = features.shape[2] - 1
+    places = (torch.arange(last + 1) * factors[:, None]).clamp_(0.0, float(last))
+    below = places.floor().to(torch.int64)
+    share = (places - below)[:, None, :].to(features)
+
+    def taken(bands: Tensor) -> Tensor:
+        return features.gather(2, bands.to(features.device)[:, None, :].expand_as(features))
+
+    return torch.lerp(taken(below), taken((below + 1).clamp_max(last)), share)
 
 
 def mean_square(waveforms: Tensor) -> Tensor:

@@ -175,6 +175,10 @@ class ContextRecipe:
     """Longest silence put between words (CTC only)."""
     max_word_rate_change: float = field(default=0.0, metadata=ADDED_LATER)
     """Each word is played up to this share slower or faster, pitch included: other throats (CTC only)."""
+    max_rate_change_of_voice: float = field(default=0.0, metadata=ADDED_LATER)
+    """The same, one draw for all words of a string: another throat that stays the same (CTC only)."""
+    one_voice: bool = field(default=False, metadata=ADDED_LATER)
+    """All words of a string are said by one voice; voices with few clips count as one (CTC only)."""
     max_tempo_change: float = field(default=0.0, metadata=ADDED_LATER)
     """Features are squeezed in time by up to this share, pitch and timbre kept, one draw a batch: hasty speakers (CTC
     only)."""
@@ -183,7 +187,7 @@ class ContextRecipe:
         for name in ("probability", "speech_probability", "silence_noise_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SpecError(f"context.{name}={getattr(self, name)} must be in [0, 1]")
-        for name in ("max_rate_change", "max_word_rate_change", "max_tempo_change"):
+        for name in ("max_rate_change", "max_word_rate_change", "max_rate_change_of_voice", "max_tempo_change"):
             if not 0.0 <= getattr(self, name) < 0.5:
                 raise SpecError(f"context.{name}={getattr(self, name)} must be in [0, 0.5)")
         if self.seconds < 0 or self.max_gap_seconds < 0:

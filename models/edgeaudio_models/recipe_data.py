@@ -24,6 +24,7 @@ from edgeaudio_models.corpora import (
 )
 from edgeaudio_models.errors import CorpusError, SynthesisError
 from edgeaudio_models.recipe import Recipe
+from edgeaudio_models.synthesis.further import every_synthesizer
 from edgeaudio_models.synthesis import SynthesizedCorpus, Synthesizer, installed_synthesizers, synthesize_corpus
 from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_runtime.errors import SpecError
@@ -77,6 +78,7 @@ def with_further_clips(data: TrainingData, more: TrainingData) -> TrainingData:
     train = Examples(
         waveforms=np.concatenate([part.waveforms for part in parts]),
         label_indices=np.concatenate([part.label_indices for part in parts]),
+        voices=tuple(voice for part in parts for voice in part.voices),
     )
     provenance = {
         "corpus": f"{data.provenance['corpus']} + {more.provenance['corpus']}",
@@ -91,12 +93,12 @@ def chosen_synthesizers(names: Sequence[str]) -> tuple[Synthesizer, ...]:
     Raises:
         SynthesisError: One is unknown or not installed.
     """
-    installed = {each.name: each for each in installed_synthesizers()}
+    installed = {each.name: each for each in (every_synthesizer() if names else installed_synthesizers())}
     missing = sorted(set(names) - set(installed))
     if missing or not installed:
         raise SynthesisError(
             f"synthesizers {missing or 'of any kind'} are not installed (there are {sorted(installed)}); "
-            "run: pip install 'edgeaudio[synthesis]'"
+            "run: pip install 'edgeaudio[synthesis]', and install flite as a program if it is named"
         )
     return tuple(installed[name] for name in names) if names else tuple(installed.values())
 
@@ -112,7 +114,8 @@ def _recorded(recipe: Recipe, folder: Path, cache: Path | None, progress: Progre
         waveforms = load_waveforms(part, sample_rate=rate, n_samples=n_samples, cache_folder=cache, progress=progress)
         index = np.array([labels.index(clip.label) for clip in part.clips], dtype=np.int64)
         words = tuple(clip.word or clip.label for clip in part.clips)
-        return Examples(waveforms=waveforms, label_indices=index, words=words)
+        voices = tuple(f"{part.name}:{clip.speaker}" for clip in part.clips)
+        return Examples(waveforms=waveforms, label_indices=index, words=words, voices=voices)
 
     return TrainingData(
         train=examples(corpus.select("train")),
@@ -180,7 +183,9 @@ def _synthesized(recipe: Recipe, cache: Path | None, progress: Progress | None) 
 
     def examples(split: str) -> Examples:
         part: SynthesizedCorpus = corpus.select(split)
-        return Examples(waveforms=part.waveforms, label_indices=index[part.label_indices])
+        # The engine's variants speak all its accents with the same throat.
+        voices = tuple(voice.partition("+")[2] or voice for voice in part.voices)
+        return Examples(waveforms=part.waveforms, label_indices=index[part.label_indices], voices=voices)
 
     provenance = _provenance("synthesized speech", corpus.sources)
     return TrainingData(train=examples("train"), validation=examples("validation"), provenance=provenance)

@@ -26,6 +26,8 @@ class Examples:
     """``[N]``, indices into the recipe's labels."""
     words: tuple[str, ...] = ()
     """What each clip says, for labels that stand for several words; empty if unknown."""
+    voices: tuple[str, ...] = ()
+    """Who says each clip; empty if unknown."""
 
     def __post_init__(self) -> None:
         shape = self.waveforms.shape

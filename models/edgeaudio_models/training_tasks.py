@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeaudio_models.augmentation import change_tempo, draw_masks, hide_masked
+from edgeaudio_models.augmentation import change_tempo, draw_masks, draw_uniform, hide_masked, warp_features
 from edgeaudio_models.channels_last import ChannelsLast
 from edgeaudio_models.ctc import BLANK
 from edgeaudio_models.evaluation import clip_features, keyword_metrics, last_logits, string_error_rate
@@ -18,6 +18,7 @@ from edgeaudio_models.losses import ctc_loss, keyword_loss, word_end_loss
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.rooms import bank_of
 from edgeaudio_models.streaming import StreamingModule, run_from_reset
+from edgeaudio_models.string_words import VoiceWords, draw_words
 from edgeaudio_models.synced_batch_norm import SyncedBatchNorm
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training_data import Examples, TrainingData
@@ -80,6 +81,9 @@ class TrainingTask(ABC):
         features = self.front_end(self._mine(streams))
         if tempo != 1.0:
             features = change_tempo(features, tempo, multiple_of=module.step_frames)
+        if warp := self.recipe.augmentation.max_feature_warp:
+            factors = draw_uniform(len(streams), 1.0 - warp, 1.0 + warp, generator)
+            features = warp_features(features, self._mine(factors))
         masks = draw_masks((len(streams), *features.shape[1:]), self.recipe.augmentation, generator=generator)
         with ExitStack() as contexts:
             contexts.enter_context(reduced_precision(self.recipe.training, self.workers.device))
@@ -139,34 +143,26 @@ class CtcTask(TrainingTask):
         super().__init__(recipe, data, front_end)
         data.check_labels(len(recipe.corpus.labels), first=BLANK + 1)
         self.validation = self._validation_strings(data.validation)
+        one_voice, labels = recipe.context.one_voice, torch.from_numpy(data.train.label_indices)
+        self.voices = VoiceWords(labels, data.train.voices, recipe.context) if one_voice else None
 
     def _validation_strings(self, examples: Examples) -> Strings:
         clips, spans = _trimmed(torch.from_numpy(examples.waveforms))
-        plain = replace(self.recipe, context=replace(self.recipe.context, max_word_rate_change=0.0))
+        context = replace(self.recipe.context, max_word_rate_change=0.0, max_rate_change_of_voice=0.0)
+        generator = torch.Generator().manual_seed(self.recipe.training.seed)
         return join_strings(
             clips,
             spans,
             torch.from_numpy(examples.label_indices),
-            n_strings=VALIDATION_STRINGS,
-            recipe=plain,
+            words=draw_words(torch.arange(len(examples)), VALIDATION_STRINGS, context, generator),
+            recipe=replace(self.recipe, context=context),
             sample_rate=self.sample_rate,
-            pool=torch.arange(len(examples)),
-            generator=torch.Generator().manual_seed(self.recipe.training.seed),
+            generator=generator,
         )
 
     def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """See :meth:`TrainingTask.loss`; ``chosen`` is the pool that the words of the strings are drawn from."""
-        clips, spans = _trimmed(self.waveforms[chosen])
-        strings = join_strings(
-            clips,
-            spans,
-            self.label_indices[chosen],
-            n_strings=len(chosen),
-            recipe=self.recipe,
-            sample_rate=self.sample_rate,
-            pool=torch.arange(len(chosen)),
-            generator=generator,
-        )
+        """See :meth:`TrainingTask.loss`; the strings are made of ``chosen``, or begin with them if each is one voice's."""
+        strings = self._strings(chosen, generator)
         limit = self.recipe.context.max_rate_change
         # Faster only: slower would push the first and last word over the ends.
         factor = 1.0 - limit * float(torch.rand(1, generator=generator))
@@ -191,6 +187,23 @@ class CtcTask(TrainingTask):
         hops = self.front_end.spec.hop_length * module.step_frames // module.outputs_per_step
         ends = self._mine_of_words((played * tempo / hops).to(torch.int64), strings)
         return loss + weight * word_end_loss(logits, ends, targets, lengths)
+
+    def _strings(self, chosen: Tensor, generator: torch.Generator) -> Strings:
+        if self.voices is None:
+            words = draw_words(chosen, len(chosen), self.recipe.context, generator)
+        else:
+            words = self.voices.draw(chosen, generator)
+        used, places = torch.cat(words).unique(return_inverse=True)
+        clips, spans = _trimmed(self.waveforms[used])
+        return join_strings(
+            clips,
+            spans,
+            self.label_indices[used],
+            words=torch.split(places, [len(said) for said in words]),
+            recipe=self.recipe,
+            sample_rate=self.sample_rate,
+            generator=generator,
+        )
 
     def _mine_of_words(self, values: Tensor, strings: Strings) -> Tensor:
         """This process's share of something about every word of the batch, one string after the other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from edgeaudio_models.augmentation import (
     narrow_band,
     noise_like,
 )
-from edgeaudio_models.recipe import ContextRecipe, Recipe
+from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.rooms import reverberate
 
 GENERATED_NOISE_CLIPS = 40
@@ -144,12 +145,15 @@ def _vary_rate(clips: Tensor, recipe: Recipe, generator: torch.Generator) -> Ten
     return change_rate(clips, 1.0 + float(draw_uniform(1, -limit, limit, generator))) if limit else clips
 
 
-def _vary_word(word: Tensor, context: ContextRecipe, generator: torch.Generator) -> Tensor:
-    """Play one word ``[n]`` slower or faster, as long as that makes it."""
-    limit = context.max_word_rate_change
-    if not limit:
+def _draw_rate(limit: float, generator: torch.Generator) -> float:
+    return 1.0 + float(draw_uniform(1, -limit, limit, generator)) if limit else 1.0
+
+
+def _played(word: Tensor, factor: float) -> Tensor:
+    """Play one word ``[n]`` slower or faster, pitch included, as long as that makes it."""
+    length = max(1, round(len(word) * factor))
+    if length == len(word):
         return word
-    length = max(1, round(len(word) * (1.0 + float(draw_uniform(1, -limit, limit, generator)))))
     return functional.interpolate(word[None, None], size=length, mode="linear")[0, 0]
 
 
@@ -191,45 +195,43 @@ def join_strings(
     spans: Tensor,
     label_indices: Tensor,
     *,
-    n_strings: int,
+    words: Sequence[Tensor],
     recipe: Recipe,
     sample_rate: int,
-    pool: Tensor,
     generator: torch.Generator,
 ) -> Strings:
-    """Join random clips to strings with random gaps before, between and after the words.
+    """Join clips to strings with random gaps before, between and after the words.
 
     Args:
         waveforms: float32 ``[n, S]`` clips of one word each.
         spans: Of the speech in each clip, from :func:`voiced_spans`.
         label_indices: Label of each clip, int64 ``[n]``.
-        n_strings: Strings to make.
-        recipe: Its ``context`` says how many words and how long the gaps.
+        words: Of each string, the clips that it says: int64.
+        recipe: Its ``context`` says how long the gaps are, and how much words vary.
         sample_rate: Of the clips, in Hz.
-        pool: Clip indices to draw words from, int64.
         generator: Source of every draw.
     """
     context = recipe.context
-    counts = draw_integers(n_strings, context.min_words, context.max_words, generator)
     longest_gap = round(context.max_gap_seconds * sample_rate)
     rows: list[Tensor] = []
     targets: list[Tensor] = []
     word_ends: list[int] = []
-    for count in counts.tolist():
-        words = pool[draw_integers(count, 0, len(pool) - 1, generator)]
-        gaps = draw_integers(count + 1, 0, longest_gap, generator).tolist()
+    for said in words:
+        gaps = draw_integers(len(said) + 1, 0, longest_gap, generator).tolist()
+        rate = _draw_rate(context.max_rate_change_of_voice, generator)
         pieces = [waveforms.new_zeros(gaps[0])]
-        for word, gap in zip(words.tolist(), gaps[1:], strict=True):
+        for word, gap in zip(said.tolist(), gaps[1:], strict=True):
             start, stop = spans[word].tolist()
-            pieces.append(_vary_word(waveforms[word, start:stop], context, generator))
+            factor = rate * _draw_rate(context.max_word_rate_change, generator)
+            pieces.append(_played(waveforms[word, start:stop], factor))
             word_ends.append(sum(map(len, pieces)))
             pieces.append(waveforms.new_zeros(gap))
         rows.append(torch.cat(pieces))
-        targets.append(label_indices[words])
+        targets.append(label_indices[said])
     return Strings(
         waveforms=torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
         n_samples=torch.tensor([len(row) for row in rows]),
         targets=torch.cat(targets),
-        target_lengths=counts,
+        target_lengths=torch.tensor([len(said) for said in words]),
         word_ends=torch.tensor(word_ends),
     )

@@ -185,10 +185,9 @@ def test_without_a_share_of_narrow_bands_nothing_is_drawn_for_them() -> None:
 
 def test_words_of_a_string_last_as_much_longer_or_shorter_as_the_recipe_allows() -> None:
     waveforms, spans = torch.ones(1, 1000), torch.tensor([[0, 1000]])
-    context = {"min_words": 1, "max_words": 1, "max_gap_seconds": 0.0}
-    varied = replace(recipe(), context=replace(recipe().context, **context, max_word_rate_change=0.2))
+    varied = replace(recipe(), context=replace(recipe().context, max_gap_seconds=0.0, max_word_rate_change=0.2))
     strings = join_strings(
-        waveforms, spans, torch.tensor([1]), n_strings=200, recipe=varied, sample_rate=RATE, pool=torch.tensor([0]),
+        waveforms, spans, torch.tensor([1]), words=[torch.tensor([0])] * 200, recipe=varied, sample_rate=RATE,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     lengths = strings.n_samples.tolist()
@@ -200,10 +199,10 @@ def test_words_of_a_string_last_as_much_longer_or_shorter_as_the_recipe_allows()
 def test_word_ends_lie_after_the_gaps_and_words_before_them() -> None:
     waveforms = torch.ones(2, 1000)
     spans = torch.tensor([[0, 1000], [100, 400]])
-    context = replace(recipe().context, min_words=3, max_words=3, max_gap_seconds=0.01)
+    context = replace(recipe().context, max_gap_seconds=0.01)
     strings = join_strings(
-        waveforms, spans, torch.tensor([1, 2]), n_strings=4, recipe=replace(recipe(), context=context),
-        sample_rate=RATE, pool=torch.arange(2), generator=torch.Generator().manual_seed(0),
+        waveforms, spans, torch.tensor([1, 2]), words=[torch.tensor([0, 1, 0]), torch.tensor([1, 1, 0])] * 2,
+        recipe=replace(recipe(), context=context), sample_rate=RATE, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     ends, lengths = strings.word_ends.reshape(4, 3), torch.tensor([0, 1000, 300])[strings.targets.reshape(4, 3)]
     for row, row_ends, row_lengths in zip(strings.waveforms, ends.tolist(), lengths.tolist(), strict=True):

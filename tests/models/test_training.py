@@ -17,6 +17,7 @@ from edgeaudio_models.streaming import run_from_reset
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import TrainingProgress, train
 from edgeaudio_models.training_state import TrainingError
+from edgeaudio_models.string_words import draw_words
 from edgeaudio_models.waveform_batches import join_strings, voiced_spans
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.presets import PRESETS
@@ -198,17 +199,16 @@ def test_ctc_training_leaves_a_checkpoint_and_resumes(tmp_path: Path) -> None:
 def overfit(recipe: Recipe, steps: int) -> tuple[list[list[int]], list[list[int]]]:
     """References of a handful of strings, and what a small network reads after learning them by heart."""
     torch.manual_seed(0)
-    words = tones(6, (1, 2, 3), seed=4)
+    words, generator = tones(6, (1, 2, 3), seed=4), torch.Generator().manual_seed(1)
     clips = torch.from_numpy(words.waveforms).float() / 32768
     strings = join_strings(
         clips,
         voiced_spans(clips),
         torch.from_numpy(words.label_indices),
-        n_strings=5,
+        words=draw_words(torch.arange(6), 5, recipe.context, generator),
         recipe=recipe,
         sample_rate=16000,
-        pool=torch.arange(6),
-        generator=torch.Generator().manual_seed(1),
+        generator=generator,
     )
     features = TorchFrontEnd(PRESETS["log_mel"], multiple_of=4)(strings.waveforms)
     module = build_module("ctc_net", {**recipe.model.parameters, "n_features": 40, "n_labels": 4})

@@ -8,6 +8,7 @@ import torch
 
 from edgeaudio_models.recipe import ContextRecipe, Recipe, parse_recipe
 from edgeaudio_models.training_data import Examples, TrainingData
+from edgeaudio_models.string_words import draw_words
 from edgeaudio_models.waveform_batches import (
     add_surroundings,
     change_rate,
@@ -139,16 +140,15 @@ def test_speech_is_found_between_silences() -> None:
 def test_strings_hold_the_words_and_gaps_that_their_targets_say() -> None:
     clips = torch.zeros(2, 320)
     clips[0, :160], clips[1, 160:] = 0.25, 0.5
-    wanted = recipe(min_words=2, max_words=3, max_gap_seconds=0.1)
+    wanted, drawn = recipe(min_words=2, max_words=3, max_gap_seconds=0.1), generator()
     strings = join_strings(
         clips,
         voiced_spans(clips),
         torch.tensor([1, 2]),
-        n_strings=20,
+        words=draw_words(torch.arange(2), 20, wanted.context, drawn),
         recipe=wanted,
         sample_rate=RATE,
-        pool=torch.arange(2),
-        generator=generator(),
+        generator=drawn,
     )
     assert set(strings.target_lengths.tolist()) == {2, 3}
     for row, length, reference in zip(strings.waveforms, strings.n_samples, strings.references(), strict=True):
