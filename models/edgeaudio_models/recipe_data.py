@@ -24,8 +24,8 @@ from edgeaudio_models.corpora import (
 )
 from edgeaudio_models.errors import CorpusError, SynthesisError
 from edgeaudio_models.recipe import Recipe
-from edgeaudio_models.synthesis.further import every_synthesizer
 from edgeaudio_models.synthesis import SynthesizedCorpus, Synthesizer, installed_synthesizers, synthesize_corpus
+from edgeaudio_models.synthesis.further import every_synthesizer
 from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.presets import preset

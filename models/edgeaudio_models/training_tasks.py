@@ -161,7 +161,7 @@ class CtcTask(TrainingTask):
         )
 
     def loss(self, module: StreamingModule, chosen: Tensor, generator: torch.Generator) -> Tensor:
-        """See :meth:`TrainingTask.loss`; the strings are made of ``chosen``, or begin with them if each is one voice's."""
+        """See :meth:`TrainingTask.loss`; strings are made of ``chosen``, or begin with these if each has one voice."""
         strings = self._strings(chosen, generator)
         limit = self.recipe.context.max_rate_change
         # Faster only: slower would push the first and last word over the ends.

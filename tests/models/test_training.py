@@ -14,10 +14,10 @@ from edgeaudio_models.losses import ctc_loss
 from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.schedule import learning_rate
 from edgeaudio_models.streaming import run_from_reset
+from edgeaudio_models.string_words import draw_words
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import TrainingProgress, train
 from edgeaudio_models.training_state import TrainingError
-from edgeaudio_models.string_words import draw_words
 from edgeaudio_models.waveform_batches import join_strings, voiced_spans
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.presets import PRESETS

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from edgeaudio_models.recipe import ContextRecipe, Recipe, parse_recipe
-from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.string_words import draw_words
+from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.waveform_batches import (
     add_surroundings,
     change_rate,
