@@ -181,8 +181,9 @@ class IntegerGraph:
                 if name in known:
                     raise SpecError(f"tensor {name!r} is written twice")
                 known.add(name)
-        if self.output not in known:
-            raise SpecError(f"output {self.output!r} is written by no operation")
+        for name in (self.output, *(state.output for state in self.states)):
+            if name not in known:
+                raise SpecError(f"output {name!r} is written by no operation")
 
     def _check_states(self) -> None:
         for state in self.states:
