@@ -16,6 +16,7 @@ from edgeaudio_runtime.errors import EdgeAudioError, SpecError
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
+    from edgeaudio_runtime.listening import Stream
     from edgeaudio_runtime.sources import SourceOptions
 
 DONE, CHECK_FAILED, USAGE = 0, 1, 2
@@ -50,10 +51,17 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     parser.add_argument("--engine", default="auto", help="numpy, onnxruntime, litert or auto (the default)")
+    parser.add_argument(
+        "--gate", metavar="BUNDLE", help="report only what this bundle (voice activity) heard speech in"
+    )
+    parser.add_argument(
+        "--language", action="append", metavar="CODE", help="with --wyoming: what the bundles understand"
+    )
     _add_audio_options(parser.add_argument_group("audio"))
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--selftest", action="store_true", help="replay the bundle's golden data and compare")
     what.add_argument("--info", action="store_true", help="print what the bundle is")
+    what.add_argument("--wyoming", metavar="URI", help="serve the bundles to Home Assistant, as at tcp://0.0.0.0:10400")
     what.add_argument("--doctor", action="store_true", help="check engines, extras, the bundle and a recording")
     parser.add_argument("--version", action="version", version=f"edgeaudio-run {__version__}")
     return parser
@@ -106,7 +114,7 @@ def _command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], in
         if len(arguments.paths) > 1 or arguments.mic:
             raise SpecError("--selftest and --info take no audio; leave AUDIO and --mic out")
         return _selftest if arguments.selftest else _info
-    return _listen
+    return _listen if arguments.wyoming is None else _serve
 
 
 def _open(path: str) -> Bundle:
@@ -138,38 +146,38 @@ def _source_options(arguments: argparse.Namespace, audio: str | None, *, seconds
 
 def _listen(arguments: argparse.Namespace) -> int:
     from edgeaudio_runtime.sources import mono_chunks, open_source
-    from edgeaudio_runtime.stream import AudioStream
 
     *paths, audio = (*arguments.paths, None) if arguments.mic else arguments.paths or ("",)
     if not paths or (arguments.mic and not all(_is_bundle(path) for path in paths[1:])):
         raise SpecError('give a BUNDLE and exactly one of AUDIO, "-" and --mic; see edgeaudio-run --help')
     bundles = [_open(path) for path in paths]
-    rate = _common_rate(bundles)
+    rate = bundles[0].features.sample_rate
     with ExitStack() as stack:
         # Audio that cannot be used is refused before an engine is loaded, which may write lines of its own.
         options = _source_options(arguments, audio)
         source = open_source(options, rate, stack, warn=_tell)
         chunks = mono_chunks(source, rate, channel=options.channel, resample=options.resample)
-        streams = [AudioStream(bundle, engine=arguments.engine) for bundle in bundles]
-        names = [bundle.name if len(bundles) > 1 else None for bundle in bundles]
+        ear = _open_ear(bundles, arguments)
         for chunk in chunks:
-            for stream, name in zip(streams, names, strict=True):
-                _print_events(stream.process(chunk), name, as_json=arguments.json)
-    for stream, name in zip(streams, names, strict=True):
-        _print_events(stream.flush(), name, as_json=arguments.json)
+            _print_events(ear.process(chunk), as_json=arguments.json)
+    _print_events(ear.flush(), as_json=arguments.json)
     return DONE
 
 
-def _common_rate(bundles: list[Bundle]) -> int:
-    rates = {bundle.features.sample_rate: bundle.name for bundle in bundles}
-    if len(rates) > 1:
-        raise SpecError(f"bundles of different sample rates {rates} cannot share one source; run them apart")
-    return next(iter(rates))
+def _open_ear(bundles: list[Bundle], arguments: argparse.Namespace) -> Stream:
+    if len(bundles) == 1 and arguments.gate is None:
+        from edgeaudio_runtime.stream import AudioStream
+
+        return AudioStream(bundles[0], engine=arguments.engine)
+    from edgeaudio_runtime.hub import Hub
+
+    gate = None if arguments.gate is None else _open(arguments.gate)
+    return Hub(bundles, engine=arguments.engine, gate=gate)
 
 
-def _print_events(events: list[Any], bundle: str | None, *, as_json: bool) -> None:
+def _print_events(events: list[Any], *, as_json: bool) -> None:
     for event in events:
-        values = event.to_dict() if bundle is None else {**event.to_dict(), "bundle": bundle}
+        values = event.to_dict()
         _print(json.dumps(values, ensure_ascii=False) if as_json else _sentence(values))
 
 
@@ -180,6 +188,21 @@ def _sentence(event: dict[str, Any]) -> str:
     else:
         words = f"{event['text']}{'' if event['final'] else ' ...'}"
     return f"{span}  {words}  {event.get('bundle', '')}".rstrip()
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from edgeaudio_runtime.wyoming_catalogue import Catalogue
+    from edgeaudio_runtime.wyoming_server import check_wyoming, serve
+
+    if arguments.mic:
+        raise SpecError("--wyoming takes its audio from clients; leave --mic out")
+    check_wyoming()
+    bundles = [_open(path) for path in arguments.paths]
+    catalogue = Catalogue(bundles, engine=arguments.engine, languages=tuple(arguments.language or ()))
+    asyncio.run(serve(catalogue, arguments.wyoming, channel=arguments.channel, tell=_tell))
+    return DONE
 
 
 def _selftest(arguments: argparse.Namespace) -> int:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.stream import AudioStream
 
 if TYPE_CHECKING:
-    from edgeaudio_runtime.bundle import Bundle
     from edgeaudio_runtime.resampling import Resampler
 
 Chunk = npt.NDArray[Any]
@@ -23,8 +23,22 @@ _PIECE_S = 0.5
 """Audio that the async form hears before it looks whether it was cancelled."""
 
 
+class Stream(Protocol):
+    """An :class:`~edgeaudio_runtime.stream.AudioStream` or a :class:`~edgeaudio_runtime.hub.Hub`."""
+
+    sample_rate: int
+
+    def process(self, samples: Chunk) -> list[Event]:
+        """Take the next samples; return the events they complete."""
+        ...
+
+    def flush(self) -> list[Event]:
+        """End the stream, return what was outstanding, and begin anew."""
+        ...
+
+
 def listen(
-    source: AudioStream | Bundle,
+    source: Stream | Bundle,
     chunks: Iterable[Chunk],
     *,
     sample_rate: int | None = None,
@@ -36,7 +50,8 @@ def listen(
             ...
 
     Args:
-        source: A bundle, or a stream to go on with. It is flushed at the end, and left as it is where you stop early.
+        source: A bundle, or a stream or hub to go on with; that is flushed at the end, and left as it is where you stop
+            early.
         chunks: int16, or float32 in -1..1; ``[n]``, or ``[n, n_channels]`` with ``channel`` chosen; any n.
         sample_rate: Hz of the chunks, resampled where the bundle's is another (extra ``resample``); None for the same.
         channel: The column to hear, from 0.
@@ -45,18 +60,18 @@ def listen(
         AudioError: Another rate, and soxr is not installed.
         SpecError: Chunks of another dtype or shape, or NaN; the stream is as before that chunk.
     """
-    ear = _Ear(source, sample_rate=sample_rate, channel=channel)
+    ear = Ear(source, sample_rate=sample_rate, channel=channel)
     return _listening(ear, chunks)
 
 
-def _listening(ear: _Ear, chunks: Iterable[Chunk]) -> Iterator[Event]:
+def _listening(ear: Ear, chunks: Iterable[Chunk]) -> Iterator[Event]:
     for chunk in chunks:
         yield from ear.hear(chunk)
     yield from ear.finish()
 
 
 async def alisten(
-    source: AudioStream | Bundle,
+    source: Stream | Bundle,
     chunks: AsyncIterable[Chunk],
     *,
     sample_rate: int | None = None,
@@ -70,7 +85,7 @@ async def alisten(
     """
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="edgeaudio") as thread:  # leaving waits for the piece under way
-        ear = await loop.run_in_executor(thread, lambda: _Ear(source, sample_rate=sample_rate, channel=channel))
+        ear = await loop.run_in_executor(thread, lambda: Ear(source, sample_rate=sample_rate, channel=channel))
         async for chunk in chunks:
             for piece in ear.pieces(chunk):
                 for event in await loop.run_in_executor(thread, ear.hear, piece):
@@ -79,11 +94,11 @@ async def alisten(
             yield event
 
 
-class _Ear:
-    """A stream behind the choice of a channel and the change of a rate."""
+class Ear:
+    """A stream behind the choice of a channel and the change of a rate; see :func:`listen` for the arguments."""
 
-    def __init__(self, source: AudioStream | Bundle, *, sample_rate: int | None, channel: int | None) -> None:
-        self._stream = source if isinstance(source, AudioStream) else AudioStream(source)
+    def __init__(self, source: Stream | Bundle, *, sample_rate: int | None = None, channel: int | None = None) -> None:
+        self._stream: Stream = AudioStream(source) if isinstance(source, Bundle) else source
         self._channel = channel
         self._resampler: Resampler | None = None
         if sample_rate not in (None, self._stream.sample_rate):
@@ -94,13 +109,16 @@ class _Ear:
         self._piece = round(_PIECE_S * (sample_rate or self._stream.sample_rate))
 
     def pieces(self, chunk: Chunk) -> Iterator[Chunk]:
+        """The chunk in parts of half a second at most."""
         return (chunk[start : start + self._piece] for start in range(0, len(chunk), self._piece))
 
     def hear(self, chunk: Chunk) -> list[Event]:
+        """Take the next samples, ``[n]`` or ``[n, n_channels]``; return the events they complete."""
         samples = self._one_channel(chunk)
         return self._stream.process(samples if self._resampler is None else self._resampler.process(samples))
 
     def finish(self) -> list[Event]:
+        """End the stream, return what was outstanding, and begin anew."""
         rest: list[Event] = [] if self._resampler is None else self._stream.process(self._resampler.flush())
         return [*rest, *self._stream.flush()]
 

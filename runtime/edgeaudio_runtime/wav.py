@@ -148,7 +148,7 @@ class WavReader:
         They are int16 for 8 and 16 bit (8 bit is shifted up), float32 in -1..1 for everything else.
         """
         for block in _blocks(self._stream, self.format.frame_bytes, size, self._data_bytes):
-            yield _decode(block, self.format).reshape(-1, self.n_channels)
+            yield decode(block, self.format).reshape(-1, self.n_channels)
 
     def chunks(self, *, channel: int | None = None, size: int = DEFAULT_CHUNK) -> Iterator[Samples]:
         """The samples of one channel as they come, at most ``size`` at a time; the channel is checked at once.
@@ -227,8 +227,8 @@ def _parse_format(body: bytes, name: str) -> WavFormat:
     return WavFormat(sample_rate=rate, n_channels=n_channels, bits=bits, is_float=code == _FLOAT)
 
 
-def _decode(block: bytes, form: WavFormat) -> Samples:
-    """All channels interleaved, as int16 or float32."""
+def decode(block: bytes, form: WavFormat) -> Samples:
+    """The samples of whole frames, channels interleaved, as int16 or float32 in -1..1."""
     if form.is_float:
         return np.frombuffer(block, dtype=f"<f{form.bits // 8}").astype(np.float32)
     if form.bits == 16:
