@@ -1,58 +1,29 @@
 """The runtime wheel: small, cheap to import, and able to prove itself in a fresh environment with numpy alone."""
 
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-MAX_WHEEL_BYTES = 150_000
+from tests.prove.environments import PYTHONS, ROOT, build_wheel, checked, find_python, install, self_test
+from tests.runtime.conftest import write_test_bundle
+
+MAX_WHEEL_BYTES = 220_000
+MAX_INSTALLED_BYTES = 1_000_000
+"""Of the runtime without numpy; what an embedded device has to keep."""
 MAX_ZOO_BYTES = 15_000_000
 """Of the zoo as it lies in the repository, not compressed."""
 NATIVE = "edgeaudio_runtime/native_front_end.so"
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
 NUMPY_ALONE = """
 import importlib.util, sys
 for name in ("torch", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime", "librosa", "soxr"):
     assert importlib.util.find_spec(name) is None, name
 """
-
-
-def find_python(version: str) -> Path | None:
-    """An interpreter of that version on PATH or under pyenv."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [*sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True), shutil.which(f"python{version}")]
-    for candidate in filter(None, [sys.executable, *candidates]):
-        probe = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
-        found = subprocess.run([candidate, "-c", probe], capture_output=True, text=True, check=False)
-        if found.stdout.strip() == version:
-            return Path(candidate)
-    return None
-
-
-def checked(command: list[str | Path], **kwargs: object) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **kwargs)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def install(python: Path, place: Path, *requirements: str | Path) -> Path:
-    """A fresh environment with these packages; returns its bin directory."""
-    # This environment's pip serves the new one: bootstrapping another pip would take half of the time.
-    checked([python, "-m", "venv", "--without-pip", place])
-    scripts = place / ("Scripts" if os.name == "nt" else "bin")
-    pip = [sys.executable, "-m", "pip", "--python", scripts / "python", "--quiet", "--disable-pip-version-check"]
-    checked([*pip, "install", "--no-input", "--no-compile", "--only-binary", ":all:", *requirements])
-    return scripts
 
 
 def install_engine(python: Path, place: Path, *requirements: str | Path) -> Path:
@@ -63,37 +34,6 @@ def install_engine(python: Path, place: Path, *requirements: str | Path) -> Path
         if any(words in str(error) for words in ("NewConnectionError", "No matching distribution", "Name or service")):
             pytest.skip(f"the package index does not offer {requirements[1:] or requirements}")
         raise
-
-
-def self_test(scripts: Path, bundle: Path, engine: str) -> dict[str, object]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    command = [str(scripts / "edgeaudio-run"), str(bundle), "--selftest", "--engine", engine, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean, cwd=bundle.parent)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    report: dict[str, object] = json.loads(done.stdout)
-    assert "Traceback" not in done.stderr
-    return report
-
-
-@pytest.fixture(scope="module")
-def builder() -> ModuleType:
-    """The bundle builder of the runtime's tests."""
-    spec = importlib.util.spec_from_file_location("runtime_conftest", ROOT / "tests/runtime/conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def build_wheel(place: Path, **environment: str) -> Path:
-    source = place / "source"
-    shutil.copytree(
-        ROOT / "runtime", source, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "dist", "build")
-    )
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place / "dist", source]
-    checked(command, env={**os.environ, **environment})
-    return next((place / "dist").glob("edgeaudio_runtime-*.whl"))
 
 
 @pytest.fixture(scope="module")
@@ -109,20 +49,25 @@ def pure_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def numpy_bundle(builder: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return builder.write_test_bundle(tmp_path_factory.mktemp("bundle") / "numpy")
+def numpy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_test_bundle(tmp_path_factory.mktemp("bundle") / "numpy")
 
 
 @pytest.fixture(scope="module")
-def engines_bundle(builder: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engines_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnx", reason="writing the .onnx artifact needs onnx")
     pytest.importorskip("flatbuffers", reason="writing the .tflite artifact needs flatbuffers")
     path = tmp_path_factory.mktemp("bundle") / "engines"
-    return builder.write_test_bundle(path, engines=("numpy", "onnxruntime", "litert"))
+    return write_test_bundle(path, engines=("numpy", "onnxruntime", "litert"))
 
 
 def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
+
+
+def test_what_the_wheel_installs_is_less_than_a_megabyte(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert sum(info.file_size for info in archive.infolist()) < MAX_INSTALLED_BYTES
 
 
 def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(wheel: Path) -> None:
