@@ -52,6 +52,8 @@ class Row:
     """95 % interval of the share (Clopper and Pearson)."""
     false_accepts: int
     """Events in the streams without the phrase."""
+    false_accepts_by_folder: dict[str, int]
+    """The same, folder by folder: what a model has learned from proves less than what it has not."""
     false_accepts_an_hour: float
     """Their rate."""
     false_accept_interval: tuple[float, float]
@@ -144,8 +146,11 @@ def rows(
     for threshold in thresholds:
         counts = [count_events(bundle, codes, threshold=threshold, quant=quant) for codes in heard.positives]
         hits = sum(count > 0 for count in counts)
-        streams = heard.negatives.values()
-        false = sum(count_events(bundle, codes, threshold=threshold, quant=quant) for codes in streams)
+        by_folder = {
+            folder: count_events(bundle, codes, threshold=threshold, quant=quant)
+            for folder, codes in heard.negatives.items()
+        }
+        false = sum(by_folder.values())
         found.append(
             Row(
                 threshold=threshold,
@@ -154,6 +159,7 @@ def rows(
                 miss_rate=(total - hits) / total,
                 miss_interval=share_interval(total - hits, total),
                 false_accepts=false,
+                false_accepts_by_folder=by_folder,
                 false_accepts_an_hour=false / hours,
                 false_accept_interval=rate_interval(false, hours),
                 claimable_rate=claimable_rate(hours, count=false),
@@ -198,6 +204,7 @@ def render(values: dict[str, Any]) -> str:
             f"{row['threshold']:9g}{row['miss_rate']:9.1%}  ({low:.1%} to {high:.1%})"
             f"{row['false_accepts']:14d}{row['false_accepts_an_hour']:9.2f}  ({least:.2f} to {most:.2f}){mark}"
         )
+    lines += _by_folder(values)
     clear = values["first_without_false_accept"]
     if clear is None:
         lines.append("no threshold is without a false accept")
@@ -207,6 +214,14 @@ def render(values: dict[str, Any]) -> str:
     needed = ", ".join(f"{rate} an hour {hours:.1f} h" for rate, hours in values["hours_needed"].items())
     lines.append(f"hours without a false accept that would show fewer than: {needed}")
     return "\n".join(lines) + "\n"
+
+
+def _by_folder(values: dict[str, Any]) -> Iterator[str]:
+    """False accepts of the bundle's own threshold, folder by folder."""
+    for row in values["rows"]:
+        if row["threshold"] == values["threshold_of_bundle"]:
+            for folder, count in row["false_accepts_by_folder"].items():
+                yield f"{count:8d} false accepts at {row['threshold']:g} in {values['hours'][folder]:.2f} h  {folder}"
 
 
 def evaluate(

@@ -172,12 +172,26 @@ def wake_word_lines(card: Card) -> Iterator[str]:
         [_threshold_row(row, other, found) for row, other in zip(found["rows"], found["float_rows"], strict=True)],
     )
     yield ""
+    yield from _by_folder(found)
+    yield ""
     needed = ", ".join(f"{rate} an hour {length:.1f} h" for rate, length in found["hours_needed"].items())
     yield (
         "These hours without a false accept support no claim below "
         f"{found['claimable_without_false_accept']:.1f} an hour; less is not claimed. Hours that lower rates would "
         f"take: {needed}."
     )
+
+
+def _by_folder(found: Mapping[str, Any]) -> Iterator[str]:
+    """Where the false accepts are, at the bundle's threshold and at the lowest that has none."""
+    own = next(row for row in found["rows"] if row["threshold"] == found["threshold_of_bundle"])
+    counts = ", ".join(f"{folder} {count}" for folder, count in own["false_accepts_by_folder"].items())
+    yield f"False accepts of int8 at {own['threshold']:g}: {counts}."
+    clear = found["first_without_false_accept"]
+    if clear is None:
+        yield "No threshold of the table is without a false accept."
+    else:
+        yield f"From {clear['threshold']:g} up there is none, and {clear['miss_rate']:.1%} are missed there."
 
 
 def _threshold_row(row: Mapping[str, Any], other: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,23 @@ def stream_figures(bundle: Bundle, network: FloatNetwork, positives: Path, negat
     say("listening to the same in float")
     in_float = rows(bundle, _in_float(bundle, network, positives, negatives, heard), thresholds, quant=FLOAT_LOGITS)
     names = {str(folder): shown(folder) for folder in negatives}
+    clear = in_int8["first_without_false_accept"]
     return {
         "wake_word": {
             **in_int8,
             "data": shown(positives),
             "hours": {names[folder]: hours for folder, hours in in_int8["hours"].items()},
-            "float_rows": [asdict(row) for row in in_float],
+            "rows": [_named(row, names) for row in in_int8["rows"]],
+            "first_without_false_accept": None if clear is None else _named(clear, names),
+            "float_rows": [_named(asdict(row), names) for row in in_float],
         }
     }
+
+
+def _named(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A row with its folders named for others."""
+    by_folder = {names[folder]: count for folder, count in row["false_accepts_by_folder"].items()}
+    return {**row, "false_accepts_by_folder": by_folder}
 
 
 def _in_float(

@@ -99,6 +99,7 @@ def table_row(threshold: float, false_accepts: int) -> BenchRow:
         miss_rate=0.0,
         miss_interval=(0.0, 1.0),
         false_accepts=false_accepts,
+        false_accepts_by_folder={"other": false_accepts},
         false_accepts_an_hour=0.0,
         false_accept_interval=(0.0, 1.0),
         claimable_rate=1.0,

@@ -264,9 +264,12 @@ def test_a_wake_word_is_judged_in_streams_float_beside_int8(built: Path, face: A
         # int8 may move a decision on the edge of a threshold, not more.
         assert abs(row["misses"] - other["misses"]) <= 2
         assert abs(row["false_accepts"] - other["false_accepts"]) <= 2
+        assert list(row["false_accepts_by_folder"]) == list(other["false_accepts_by_folder"]) == ["chirp", "high"]
+        assert sum(row["false_accepts_by_folder"].values()) == row["false_accepts"]
     text = "\n".join(wake_word_lines(found))
     assert "14 recordings of low, each heard from a reset" in text
     assert "| 0.6 (bundle) |" in text
+    assert "False accepts of int8 at 0.6: chirp " in text
 
 
 def test_negatives_are_for_wake_words_alone(run: Any, face: Any, tmp_path: Path) -> None:

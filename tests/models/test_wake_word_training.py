@@ -18,7 +18,7 @@ from edgeaudio_models.synthesis.further import FliteSynthesizer, HibariSynthesiz
 from edgeaudio_models.wake_word import background, corpus
 from edgeaudio_models.wake_word.corpus import WakeWordCorpus, gather, rows_of
 from edgeaudio_models.wake_word.speaking import Speakers, speakers
-from edgeaudio_models.wake_word.threshold import GRID
+from edgeaudio_models.wake_word.threshold import GRID, with_margin
 from edgeaudio_models.wake_word.training import fitted_to, train_wake_word, with_phrase, with_windows
 from edgeaudio_runtime.errors import SpecError
 
@@ -34,7 +34,7 @@ def small(phrase: str = "jarvis", **settings: object) -> Recipe:
     return replace(
         recipe,
         corpus=replace(recipe.corpus, synthesizers=("pico",)),
-        model=replace(recipe.model, parameters={"channels": 16, "kernel_sizes": [9, 9], "window_frames": 24}),
+        model=replace(recipe.model, start="", parameters={"channels": 16, "kernel_sizes": [9, 9], "window_frames": 24}),
         training=replace(recipe.training, epochs=1, batch_size=16),
         augmentation=replace(recipe.augmentation, n_rooms=2),
         wake_word=replace(recipe.wake_word, **(FEW | settings)),  # type: ignore[arg-type]
@@ -92,6 +92,15 @@ def test_two_trainings_and_a_threshold_leave_a_checkpoint(gathered: WakeWordCorp
     assert read.recipe.wake_word.clip_seconds > 1.0
     assert told[0].startswith("20 phrases and ")
     assert (tmp_path / "second" / "checkpoint").is_dir() == bool(read.provenance["mined"]["windows"])
+
+
+def test_a_twentieth_of_the_phrases_is_spent_on_a_higher_threshold() -> None:
+    scores = np.concatenate([np.linspace(0.61, 0.79, 4), np.full(96, 0.99)])
+    assert with_margin(scores, 0.0) == 0.98  # 4 of 100 are missed there, none at the lowest
+    scores = np.concatenate([np.linspace(0.61, 0.79, 8), np.full(92, 0.99)])
+    assert with_margin(scores, 0.0) == 0.725  # five are missed there, 0.713 the last of them, six at 0.75
+    assert with_margin(scores, 0.7) == 0.98  # five are missed at the lowest, so ten may be
+    assert with_margin(scores, 0.999) == 0.98  # nothing is without a false accept
 
 
 def test_mined_windows_count_twice(gathered: WakeWordCorpus) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from edgeaudio_models.checkpoint import Checkpoint
@@ -19,6 +20,8 @@ from edgeaudio_models.wake_word.task import WakeWordTask, stream_scores
 
 GRID = (*(round(0.5 + 0.025 * i, 3) for i in range(19)), 0.96, 0.97, 0.98)
 """Thresholds to choose from; a label fires only where it is the likelier one, so none is below a half."""
+SPENT_ON_MARGIN = 0.05
+"""Share of the held-out phrases that may be missed for a higher threshold than their speech calls for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +52,10 @@ class Threshold:
 
 
 def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWordCorpus) -> Threshold:
-    """The lowest threshold without a false accept on held-out speech, or the highest of the grid.
+    """The highest threshold that few phrases more are missed for than at the lowest without a false accept.
+
+    That lowest one rests on the little speech that is held out, so :data:`SPENT_ON_MARGIN` of the phrases are given
+    for a margin; where every threshold has a false accept, the highest of the grid is taken.
 
     The phrases are the validation clips as training judges them: other voices, in noise and in rooms. The stream is
     ordinary speech of those voices and the recorded speakers that were set aside. Near words are left out: a stream
@@ -64,8 +70,7 @@ def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWor
     with torch.no_grad():
         false = np.array([place.score for place in find_places(module, front_end, stream)])
     highest = float(false.max()) if len(false) else 0.0
-    free = [value for value in GRID if value > highest]
-    value = free[0] if free else GRID[-1]
+    value = with_margin(phrases, highest)
     return Threshold(
         value=value,
         miss_rate=float((phrases < value).mean()),
@@ -73,6 +78,17 @@ def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWor
         hours=len(stream) / rate / 3600,
         highest_false_score=highest,
     )
+
+
+def with_margin(phrases: npt.NDArray[np.floating[Any]], highest_false_score: float) -> float:
+    """Threshold from the scores of phrases ``[n]`` and the highest score of speech without them.
+
+    Of :data:`GRID` above ``highest_false_score``, the highest that misses at most :data:`SPENT_ON_MARGIN` of the
+    phrases more than the lowest does.
+    """
+    free = [value for value in GRID if value > highest_false_score] or [GRID[-1]]
+    most = (phrases < free[0]).mean() + SPENT_ON_MARGIN
+    return max(value for value in free if (phrases < value).mean() <= most)
 
 
 def _judging(recipe: Recipe) -> Recipe:

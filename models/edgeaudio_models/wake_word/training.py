@@ -116,7 +116,7 @@ def _trained_on(
     say: Say,
 ) -> Checkpoint:
     """The network after a second, gentler training with what the first one wrongly heard; itself where that is
-    nothing."""
+    nothing. Epochs are counted through both."""
     windows, hours = mine(first, mining_streams(recipe, corpus), n_windows=recipe.wake_word.mined)
     say(f"mined {len(windows)} windows out of {hours:.1f} hours without the phrase")
     mined = {"windows": len(windows), "hours_searched": hours}
@@ -132,7 +132,14 @@ def _trained_on(
     further = replace(recipe, training=training, wake_word=settings)
     more = with_windows(data, windows)
     second = train(further, more, folder, force=True, progress=progress, start=first.module)
-    return replace(second, provenance={**second.provenance, "mined": mined})
+    history = (*first.history, *(replace(row, epoch=row.epoch + len(first.history)) for row in second.history))
+    chosen = {**second.metrics["validation"], "epoch": second.metrics["validation"]["epoch"] + len(first.history)}
+    return replace(
+        second,
+        metrics={**second.metrics, "validation": chosen},
+        provenance={**second.provenance, "mined": mined},
+        history=history,
+    )
 
 
 def _say_what(data: TrainingData, say: Say) -> None:
