@@ -5,8 +5,8 @@
    forbids contraction (-ffp-contract=off), so IEEE 754 determines each bit: the same tables and samples give the same
    features at any optimization level on any machine with binary64 arithmetic.
 
-   Frames are computed four at a time where there are so many, value i of frame j at [4 * i + j], so that vector units
-   work on neighbours; each frame's arithmetic is the same as alone. */
+   Frames are computed four at a time where there are so many, value i of frame j at [4 * i + j], so that a vector holds
+   the same value of four frames; each frame's arithmetic is the same as alone. */
 
 #include <float.h>
 #include <string.h>
@@ -17,30 +17,27 @@
 #error "arithmetic is wider than its type here, which would give other bits"
 #endif
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__)
-/* Compiled twice, the CPU chooses when the library is loaded; neither has fused operations, so the bits are the same. */
-#define FOR_EACH_CPU __attribute__((target_clones("avx2", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
 #if defined(__GNUC__) && !defined(__clang__)
 #define INDEPENDENT _Pragma("GCC ivdep") /* gcc forgets `restrict` when it inlines */
 #else
 #define INDEPENDENT
 #endif
-#if defined(__GNUC__)
-#define NOINLINE __attribute__((noinline))
-#else
-#define NOINLINE
+#if defined(__x86_64__) && defined(__GNUC__)
+#define CHOOSES_CPU /* compiled for three of them; none fuses operations, so the bits are the same */
 #endif
+#define AT(T, x, i) (*(T *)((x) + (i)))
 #define INLINE static inline __attribute__((always_inline))
 
 #define BATCH 4 /* frames computed together */
+/* One value of the four frames, and two values one after the other: single operations where the CPU has such vectors. */
+typedef double v4 __attribute__((vector_size(32), aligned(8), may_alias));
+typedef int64_t v8_index __attribute__((vector_size(64)));
+typedef double v8 __attribute__((vector_size(64), aligned(8), may_alias));
 #define PARTS 4 /* partial sums of a long sum, so that its additions need not wait for each other */
 
 /* Doubles of scratch memory: two complex buffers, conditioned frames, spectrum, mels and cepstra of a batch. */
 int32_t edgeaudio_scratch_doubles(const edgeaudio_front_end *f) {
-    return BATCH * (4 * (f->half + 1) + f->win_length + f->n_bins + f->n_mels + f->n_dct);
+    return BATCH * (4 * (f->half + 2) + f->win_length + f->n_bins + f->n_mels + f->n_dct);
 }
 
 INLINE double sum(const double *restrict x, int32_t n) {
@@ -61,55 +58,90 @@ INLINE void condition(const edgeaudio_front_end *f, const double *restrict sampl
     frame[0] -= f->first_preemphasis * frame[0];
 }
 
-/* Even samples become real parts, odd ones imaginary parts; zeros behind the window. `apart`: from frame to frame.
-   Not inlined: with wider vectors gcc makes shuffles of the scattered stores, which take twice as long. */
-NOINLINE static void pack(const edgeaudio_front_end *f, const double *restrict x, int32_t apart, double *restrict re,
-                 double *restrict im, const int32_t batch) {
+/* Even samples become real parts, odd ones imaginary parts; zeros behind the window. */
+INLINE void pack(const edgeaudio_front_end *f, const double *restrict x, double *restrict re, double *restrict im) {
     const double *restrict w = f->window;
     const int32_t pairs = f->win_length / 2;
-    for (int32_t j = 0; j < batch; j++) {
-        const double *restrict y = x + j * apart;
-        double *restrict even = re + j, *restrict odd = im + j;
-        for (int32_t i = 0; i < pairs; i++) {
-            even[i * batch] = y[2 * i] * w[2 * i];
-            odd[i * batch] = y[2 * i + 1] * w[2 * i + 1];
-        }
+    for (int32_t i = 0; i < pairs; i++) {
+        re[i] = x[2 * i] * w[2 * i];
+        im[i] = x[2 * i + 1] * w[2 * i + 1];
     }
-    for (int32_t i = pairs * batch; i < f->half * batch; i++) re[i] = im[i] = 0.0;
-    if (f->win_length % 2)
-        for (int32_t j = 0; j < batch; j++) re[pairs * batch + j] = x[j * apart + 2 * pairs] * w[2 * pairs];
+    for (int32_t i = pairs; i < f->half; i++) re[i] = im[i] = 0.0;
+    if (f->win_length % 2) re[pairs] = x[2 * pairs] * w[2 * pairs];
 }
 
-/* One value of a radix-4 pass: inputs m values apart, outputs `to` apart (Stockham's order sorts itself). */
-#define BUTTERFLY4(from, into, m, to, w)                                                                               \
+/* The same for four frames, `apart` samples from each other. */
+INLINE void pack_batch(const edgeaudio_front_end *f, const double *restrict x, int32_t apart, double *restrict re,
+                       double *restrict im) {
+    const double *restrict y = x + apart, *restrict z = y + apart, *restrict u = z + apart, *restrict w = f->window;
+    const int32_t pairs = f->win_length / 2;
+    for (int32_t i = 0; i < pairs; i++) {
+        const int32_t k = 2 * i;
+        AT(v4, re, BATCH * i) = (v4){x[k], y[k], z[k], u[k]} * w[k];
+        AT(v4, im, BATCH * i) = (v4){x[k + 1], y[k + 1], z[k + 1], u[k + 1]} * w[k + 1];
+    }
+    for (int32_t i = pairs * BATCH; i < f->half * BATCH; i++) re[i] = im[i] = 0.0;
+    if (f->win_length % 2) {
+        const int32_t k = 2 * pairs;
+        AT(v4, re, BATCH * pairs) = (v4){x[k], y[k], z[k], u[k]} * w[k];
+    }
+}
+
+/* A radix-4 pass at one place: inputs m values apart, outputs `to` apart (Stockham's order sorts itself). `T` is a value
+   or a vector of neighbours; ROTATE is what the last pass, where all twiddles are 1, does without. */
+#define BUTTERFLY4(T, from, into, m, to, w, ROTATE)                                                                    \
     do {                                                                                                               \
-        const double ar = xr[from], br = xr[from + (m)], cr = xr[from + 2 * (m)], dr = xr[from + 3 * (m)];             \
-        const double ai = xi[from], bi = xi[from + (m)], ci = xi[from + 2 * (m)], di = xi[from + 3 * (m)];             \
-        const double er = ar + cr, ei = ai + ci, gr = br + dr, gi = bi + di;                                           \
-        const double hr = ar - cr, hi = ai - ci, jr = bi - di, ji = dr - br;                                           \
-        const double ur = hr + jr, ui = hi + ji, vr = er - gr, vi = ei - gi, tr = hr - jr, ti = hi - ji;               \
-        yr[into] = er + gr;                                                                                            \
-        yi[into] = ei + gi;                                                                                            \
-        yr[into + (to)] = ur * c1[w] - ui * s1[w];                                                                     \
-        yi[into + (to)] = ur * s1[w] + ui * c1[w];                                                                     \
-        yr[into + 2 * (to)] = vr * c2[w] - vi * s2[w];                                                                 \
-        yi[into + 2 * (to)] = vr * s2[w] + vi * c2[w];                                                                 \
-        yr[into + 3 * (to)] = tr * c3[w] - ti * s3[w];                                                                 \
-        yi[into + 3 * (to)] = tr * s3[w] + ti * c3[w];                                                                 \
+        const T ar = AT(const T, xr, from), br = AT(const T, xr, from + (m)), cr = AT(const T, xr, from + 2 * (m));    \
+        const T ai = AT(const T, xi, from), bi = AT(const T, xi, from + (m)), ci = AT(const T, xi, from + 2 * (m));    \
+        const T dr = AT(const T, xr, from + 3 * (m)), di = AT(const T, xi, from + 3 * (m));                            \
+        const T er = ar + cr, ei = ai + ci, gr = br + dr, gi = bi + di;                                                \
+        const T hr = ar - cr, hi = ai - ci, jr = bi - di, ji = dr - br;                                                \
+        const T ur = hr + jr, ui = hi + ji, vr = er - gr, vi = ei - gi, tr = hr - jr, ti = hi - ji;                    \
+        AT(T, yr, into) = er + gr;                                                                                     \
+        AT(T, yi, into) = ei + gi;                                                                                     \
+        ROTATE(T, into + (to), ur, ui, c1[w], s1[w]);                                                                  \
+        ROTATE(T, into + 2 * (to), vr, vi, c2[w], s2[w]);                                                              \
+        ROTATE(T, into + 3 * (to), tr, ti, c3[w], s3[w]);                                                              \
     } while (0)
+#define TURNED(T, into, real, imag, c, s)                                                                              \
+    AT(T, yr, into) = real * (c) - imag * (s), AT(T, yi, into) = real * (s) + imag * (c)
+#define AS_IT_IS(T, into, real, imag, c, s) AT(T, yr, into) = real, AT(T, yi, into) = imag
+
+#define DEFINE_PASS4(name, T)                                                                                          \
+    INLINE void name(int32_t m, int32_t stride, const double *restrict twiddles, const double *restrict xr,            \
+                     const double *restrict xi, double *restrict yr, double *restrict yi) {                            \
+        const int32_t n = (int32_t)(sizeof(T) / sizeof(double));                                                       \
+        const double *restrict c1 = twiddles, *restrict c2 = c1 + m, *restrict c3 = c2 + m;                            \
+        const double *restrict s1 = c3 + m, *restrict s2 = s1 + m, *restrict s3 = s2 + m;                              \
+        if (m == 1) {                                                                                                  \
+            INDEPENDENT                                                                                                \
+            for (int32_t q = 0; q < stride; q += n) BUTTERFLY4(T, q, q, stride, stride, 0, AS_IT_IS);                  \
+            return;                                                                                                    \
+        }                                                                                                              \
+        for (int32_t p = 0; p < m; p++) {                                                                              \
+            INDEPENDENT                                                                                                \
+            for (int32_t q = 0; q < stride; q += n)                                                                    \
+                BUTTERFLY4(T, p * stride + q, 4 * p * stride + q, m * stride, stride, p, TURNED);                      \
+        }                                                                                                              \
+    }
+DEFINE_PASS4(pass4_alone, double)
+DEFINE_PASS4(pass4_narrow, v4)
+DEFINE_PASS4(pass4_wide, v8)
 
 INLINE void pass4(int32_t m, int32_t stride, const double *restrict twiddles, const double *restrict xr,
-                         const double *restrict xi, double *restrict yr, double *restrict yi) {
-    const double *restrict c1 = twiddles, *restrict c2 = c1 + m, *restrict c3 = c2 + m;
-    const double *restrict s1 = c3 + m, *restrict s2 = s1 + m, *restrict s3 = s2 + m;
-    if (stride == 1) { /* the first pass of a single frame: neighbours are p, not q */
+                  const double *restrict xi, double *restrict yr, double *restrict yi, const int32_t batch,
+                  const int is_wide) {
+    if (batch == BATCH && is_wide && stride % 8 == 0) {
+        pass4_wide(m, stride, twiddles, xr, xi, yr, yi);
+    } else if (batch == BATCH) {
+        pass4_narrow(m, stride, twiddles, xr, xi, yr, yi);
+    } else if (stride > 1) {
+        pass4_alone(m, stride, twiddles, xr, xi, yr, yi);
+    } else { /* the first pass of a single frame: neighbours are p, not q */
+        const double *restrict c1 = twiddles, *restrict c2 = c1 + m, *restrict c3 = c2 + m;
+        const double *restrict s1 = c3 + m, *restrict s2 = s1 + m, *restrict s3 = s2 + m;
         INDEPENDENT
-        for (int32_t p = 0; p < m; p++) BUTTERFLY4(p, 4 * p, m, 1, p);
-        return;
-    }
-    for (int32_t p = 0; p < m; p++) {
-        INDEPENDENT
-        for (int32_t q = 0; q < stride; q++) BUTTERFLY4(p * stride + q, 4 * p * stride + q, m * stride, stride, p);
+        for (int32_t p = 0; p < m; p++) BUTTERFLY4(double, p, 4 * p, m, 1, p, TURNED);
     }
 }
 
@@ -160,7 +192,8 @@ static void pass_any(int32_t radix, int32_t m, int32_t stride, const double *res
 }
 
 /* The complex transforms of a batch; returns which of the two buffers holds the results. */
-INLINE int transform(const edgeaudio_front_end *f, double *const re[2], double *const im[2], const int32_t batch) {
+INLINE int transform(const edgeaudio_front_end *f, double *const re[2], double *const im[2], const int32_t batch,
+                     const int is_wide) {
     const double *twiddles = f->twiddles, *roots = f->roots;
     int32_t m = f->half, stride = batch;
     int at = 0;
@@ -170,7 +203,7 @@ INLINE int transform(const edgeaudio_front_end *f, double *const re[2], double *
         double *yr = re[!at], *yi = im[!at];
         m /= radix;
         if (radix == 4) {
-            pass4(m, stride, twiddles, xr, xi, yr, yi);
+            pass4(m, stride, twiddles, xr, xi, yr, yi, batch, is_wide);
         } else if (radix == 2) {
             pass2(m, stride, twiddles, xr, xi, yr, yi);
         } else {
@@ -183,40 +216,63 @@ INLINE int transform(const edgeaudio_front_end *f, double *const re[2], double *
     return at;
 }
 
-/* The spectrum of each real frame from the transform of its packed halves: X[k] = E[k] + W^k O[k]. */
+/* The power of bins first to last of real frames from the transform of their packed halves: X[k] = E[k] + W^k O[k]. */
+#define UNPACK(T, k, l, mirror, i, cosine, sine)                                                                       \
+    do {                                                                                                               \
+        const T kr = AT(const T, re, k), ki = AT(const T, im, k), lr = mirror(AT(const T, re, l));                     \
+        const T li = mirror(AT(const T, im, l));                                                                       \
+        const T er = kr + lr, ei = ki - li, or = ki + li, oi = lr - kr;                                                \
+        const T xr = er + (or * (cosine) - oi * (sine)), xi = ei + (or * (sine) + oi * (cosine));                      \
+        AT(T, spectrum, i) = xr * xr + xi * xi;                                                                        \
+    } while (0)
+#define AS_READ(x) (x)
+#if defined(__clang__)
+#define HALVES_SWAPPED(x) __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3)
+#else
+#define HALVES_SWAPPED(x) __builtin_shuffle(x, (v8_index){4, 5, 6, 7, 0, 1, 2, 3})
+#endif
+#define TWICE4(x, y) ((v8){x, x, x, x, y, y, y, y})
+
 INLINE void unpack(const edgeaudio_front_end *f, double *restrict re, double *restrict im, double *restrict spectrum,
-                   const int32_t batch) {
+                   const int32_t batch, const int is_wide) {
     const double *restrict c = f->unpack, *restrict s = f->unpack + f->n_bins;
-    const int32_t n = f->half, present = n + 1 - f->first_bin, n_bins = present < f->n_bins ? present : f->n_bins;
+    const int32_t n = f->half, first = f->first_bin, present = n + 1 - first;
+    const int32_t n_bins = present < f->n_bins ? present : f->n_bins;
+    int32_t i = 0;
     for (int32_t j = 0; j < batch; j++) { /* the transform is periodic */
         re[n * batch + j] = re[j];
         im[n * batch + j] = im[j];
     }
-    for (int32_t i = 0; i < n_bins; i++)
-        for (int32_t j = 0; j < batch; j++) {
-            const int32_t k = (f->first_bin + i) * batch + j, l = (n - f->first_bin - i) * batch + j;
-            const double er = re[k] + re[l], ei = im[k] - im[l], or = im[k] + im[l], oi = re[l] - re[k];
-            const double xr = er + (or * c[i] - oi * s[i]), xi = ei + (or * s[i] + oi * c[i]);
-            spectrum[i * batch + j] = xr * xr + xi * xi;
-        }
-    for (int32_t i = n_bins * batch; i < f->n_bins * batch; i++) spectrum[i] = 0.0;
+    if (batch == BATCH && is_wide)
+        for (; i + 2 <= n_bins; i += 2)
+            UNPACK(v8, (first + i) * BATCH, (n - first - i - 1) * BATCH, HALVES_SWAPPED, i * BATCH,
+                   TWICE4(c[i], c[i + 1]), TWICE4(s[i], s[i + 1]));
+    if (batch == BATCH)
+        for (; i < n_bins; i++)
+            UNPACK(v4, (first + i) * BATCH, (n - first - i) * BATCH, AS_READ, i * BATCH, c[i], s[i]);
+    for (; i < n_bins; i++) UNPACK(double, first + i, n - first - i, AS_READ, i, c[i], s[i]);
+    for (i = n_bins * batch; i < f->n_bins * batch; i++) spectrum[i] = 0.0;
     if (f->magnitude)
-        for (int32_t i = 0; i < n_bins * batch; i++) spectrum[i] = __builtin_sqrt(spectrum[i]); /* rounds correctly */
+        for (i = 0; i < n_bins * batch; i++) spectrum[i] = __builtin_sqrt(spectrum[i]); /* rounds correctly */
 }
 
-INLINE void apply_bands(const edgeaudio_front_end *f, const double *restrict spectrum, double *restrict mel,
-                        const int32_t batch) {
-    const double *restrict w = f->band_weights;
-    for (int32_t i = 0; i < f->n_mels; i++) {
-        const double *restrict x = spectrum + f->band_start[i] * batch;
-        double parts[PARTS * BATCH] = {0.0};
-        for (int32_t g = 0; g < f->band_groups[i]; g++, x += PARTS * batch, w += PARTS)
-            for (int32_t k = 0; k < PARTS; k++)
-                for (int32_t j = 0; j < batch; j++) parts[k * batch + j] += x[k * batch + j] * w[k];
-        for (int32_t j = 0; j < batch; j++)
-            mel[i * batch + j] = (parts[j] + parts[batch + j]) + (parts[2 * batch + j] + parts[3 * batch + j]);
+#define DEFINE_APPLY_BANDS(name, T, BATCH_OF_T)                                                                        \
+    INLINE void name(const edgeaudio_front_end *f, const double *restrict spectrum, double *restrict mel) {            \
+        const double *restrict w = f->band_weights;                                                                    \
+        for (int32_t i = 0; i < f->n_mels; i++) {                                                                      \
+            const double *restrict x = spectrum + f->band_start[i] * (BATCH_OF_T);                                     \
+            T a = {0}, b = {0}, c = {0}, d = {0};                                                                      \
+            for (int32_t g = 0; g < f->band_groups[i]; g++, x += PARTS * (BATCH_OF_T), w += PARTS) {                   \
+                a += AT(const T, x, 0) * w[0];                                                                         \
+                b += AT(const T, x, (BATCH_OF_T)) * w[1];                                                              \
+                c += AT(const T, x, 2 * (BATCH_OF_T)) * w[2];                                                          \
+                d += AT(const T, x, 3 * (BATCH_OF_T)) * w[3];                                                          \
+            }                                                                                                          \
+            AT(T, mel, i * (BATCH_OF_T)) = (a + b) + (c + d);                                                          \
+        }                                                                                                              \
     }
-}
+DEFINE_APPLY_BANDS(apply_bands, double, 1)
+DEFINE_APPLY_BANDS(apply_bands_batch, v4, BATCH)
 
 /* Natural logarithm of a normal positive number, within 1e-12. */
 INLINE double logarithm(double x) {
@@ -264,18 +320,24 @@ INLINE const double *cosine_transform(const edgeaudio_front_end *f, const double
 }
 
 INLINE void compute(const edgeaudio_front_end *f, const double *samples, float *restrict features,
-                    const int32_t batch) {
-    const int32_t size = (f->half + 1) * batch, n_features = f->n_dct ? f->n_dct : f->n_mels;
+                    const int32_t batch, const int is_wide) {
+    const int32_t size = (f->half + 2) * batch, n_features = f->n_dct ? f->n_dct : f->n_mels;
     double *const re[2] = {f->scratch, f->scratch + size}, *const im[2] = {re[1] + size, re[1] + 2 * size};
     double *const frames = im[1] + size, *const spectrum = frames + f->win_length * batch;
     double *const mel = spectrum + f->n_bins * batch;
     const int conditions = f->removes_dc || f->preemphasis != 0.0;
     if (conditions)
         for (int32_t j = 0; j < batch; j++) condition(f, samples + j * f->hop_length, frames + j * f->win_length);
-    pack(f, conditions ? frames : samples, conditions ? f->win_length : f->hop_length, re[0], im[0], batch);
-    const int at = transform(f, re, im, batch);
-    unpack(f, re[at], im[at], spectrum, batch);
-    apply_bands(f, spectrum, mel, batch);
+    if (batch == BATCH)
+        pack_batch(f, conditions ? frames : samples, conditions ? f->win_length : f->hop_length, re[0], im[0]);
+    else
+        pack(f, conditions ? frames : samples, re[0], im[0]);
+    const int at = transform(f, re, im, batch, is_wide);
+    unpack(f, re[at], im[at], spectrum, batch, is_wide);
+    if (batch == BATCH)
+        apply_bands_batch(f, spectrum, mel);
+    else
+        apply_bands(f, spectrum, mel);
     compress(f, mel, batch);
     const double *restrict x = cosine_transform(f, mel, mel + f->n_mels * batch, batch);
     for (int32_t j = 0; j < batch; j++)
@@ -284,12 +346,35 @@ INLINE void compute(const edgeaudio_front_end *f, const double *samples, float *
 }
 
 static void compute_one(const edgeaudio_front_end *f, const double *samples, float *features) {
-    compute(f, samples, features, 1);
+    compute(f, samples, features, 1, 0);
 }
 
-FOR_EACH_CPU static void compute_batch(const edgeaudio_front_end *f, const double *samples, float *features) {
-    compute(f, samples, features, BATCH);
+static void compute_anywhere(const edgeaudio_front_end *f, const double *samples, float *features) {
+    compute(f, samples, features, BATCH, 0);
 }
+
+#ifdef CHOOSES_CPU
+__attribute__((target("avx2"))) static void compute_avx2(const edgeaudio_front_end *f, const double *samples,
+                                                         float *features) {
+    compute(f, samples, features, BATCH, 0);
+}
+
+__attribute__((target("avx512f"))) static void compute_avx512(const edgeaudio_front_end *f, const double *samples,
+                                                              float *features) {
+    compute(f, samples, features, BATCH, 1);
+}
+
+static void compute_batch(const edgeaudio_front_end *f, const double *samples, float *features) {
+    if (__builtin_cpu_supports("avx512f"))
+        compute_avx512(f, samples, features);
+    else if (__builtin_cpu_supports("avx2"))
+        compute_avx2(f, samples, features);
+    else
+        compute_anywhere(f, samples, features);
+}
+#else
+#define compute_batch compute_anywhere
+#endif
 
 /* Features [n_frames][n_dct or n_mels] of the frames that start at `samples` and every hop_length after it. */
 void edgeaudio_features(const edgeaudio_front_end *f, const double *samples, int32_t n_frames, float *features) {
