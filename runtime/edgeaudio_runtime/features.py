@@ -19,6 +19,9 @@ from edgeaudio_runtime.errors import SpecError
 CANONICAL_VERSION = 1
 """Version of the canonical JSON under the hash; a new field with a default does not change it."""
 
+MICRO_N_FFT = 512
+"""Points of the fixed-point FFT."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureSpec(ABC):
@@ -28,7 +31,7 @@ class FeatureSpec(ABC):
     """
 
     kind: ClassVar[str]
-    """Tag of the union: "mel" or "pcm" (later "microfrontend")."""
+    """Tag of the union: "mel", "pcm" or "microfrontend"."""
 
     sample_rate: int
     """Samples a second (Hz)."""
@@ -262,7 +265,66 @@ class PcmSpec(FeatureSpec):
         return self.win_length
 
 
-KINDS: Mapping[str, type[FeatureSpec]] = {MelSpec.kind: MelSpec, PcmSpec.kind: PcmSpec}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicrofrontendSpec(FeatureSpec):
+    """The fixed-point front end of TensorFlow Lite Micro, see :mod:`edgeaudio_runtime.microfrontend`.
+
+    Its FFT always has 512 points. A frame depends on all before it, through an estimate of the noise.
+    """
+
+    kind: ClassVar[str] = "microfrontend"
+
+    n_mels: int = 40
+    """Number of mel triangles."""
+    f_min: float = 125.0
+    """Left foot of the first triangle in Hz."""
+    f_max: float = 7500.0
+    """Right foot of the last triangle in Hz, below half the sample rate."""
+    even_smoothing: float = 0.025
+    """Weight of a frame in the noise of the channels 0, 2, ..., between 0 and 1."""
+    odd_smoothing: float = 0.06
+    """The same of the channels 1, 3, ..."""
+    min_signal_remaining: float = 0.05
+    """Share of a magnitude that the noise leaves at least, between 0 and 1."""
+    pcan: bool = True
+    """Whether a gain that falls with the noise follows (per-channel amplitude normalization)."""
+    pcan_strength: float = 0.95
+    """Negative exponent of that gain, between 0 and 1."""
+    pcan_offset: float = 80.0
+    """Added to the noise below that exponent, >= 1."""
+    output_scale: float = 10 / 256
+    """Factor on the integers that come out; 10 / 256 makes them 0 to about 26, as microWakeWord and micro_speech do."""
+
+    def __post_init__(self) -> None:
+        super(MicrofrontendSpec, self).__post_init__()
+        if not MICRO_N_FFT // 2 < self.win_length <= MICRO_N_FFT:
+            raise SpecError(
+                f"win_length={self.win_length} must be {MICRO_N_FFT // 2 + 1} to {MICRO_N_FFT}: the fixed-point FFT has"
+                f" {MICRO_N_FFT} points"
+            )
+        if self.n_mels < 1:
+            raise SpecError(f"n_mels={self.n_mels} must be >= 1")
+        if not 0 <= self.f_min < self.f_max < self.sample_rate / 2:
+            raise SpecError(
+                f"f_min={self.f_min} and f_max={self.f_max} must satisfy 0 <= f_min < f_max < {self.sample_rate / 2}"
+                f" Hz, half of sample_rate={self.sample_rate}"
+            )
+        for name in ("even_smoothing", "odd_smoothing", "min_signal_remaining", "pcan_strength"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpecError(f"{name}={getattr(self, name)} must be between 0 and 1")
+        if self.pcan_offset < 1 or self.output_scale == 0:
+            raise SpecError(
+                f"pcan_offset={self.pcan_offset} must be >= 1 and output_scale={self.output_scale} not 0;"
+                " 80.0 and 0.0390625 are usual"
+            )
+
+    @property
+    def n_features(self) -> int:
+        """Values a frame: ``n_mels``."""
+        return self.n_mels
+
+
+KINDS: Mapping[str, type[FeatureSpec]] = {spec.kind: spec for spec in (MelSpec, PcmSpec, MicrofrontendSpec)}
 """Specification class of each ``kind``."""
 
 _SMALLEST_FLOOR = 1e-37

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.errors import SpecError
-from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
+from edgeaudio_runtime.features import FeatureSpec, MelSpec, MicrofrontendSpec, PcmSpec
 from edgeaudio_runtime.frame_transform import FrameTransform, preemphasize
 from edgeaudio_runtime.native import LARGEST_RADIX, NativeTransform, load_library, native_covers
 from edgeaudio_runtime.samples import INT16_SCALE, Samples, checked_scale
@@ -50,7 +50,7 @@ class FrontEnd:
     """
 
     def __init__(self, spec: FeatureSpec, *, multiple_of: int = 1, implementation: Implementation = "auto") -> None:
-        if not isinstance(spec, PcmSpec):
+        if not isinstance(spec, (PcmSpec, MicrofrontendSpec)):
             spec = mel_spec_of(spec)
         check_multiple(multiple_of)
         if isinstance(spec, MelSpec) and not spec.streamable:
@@ -74,11 +74,13 @@ class FrontEnd:
     def _open_transform(self, block_frames: int) -> _Transform:
         if isinstance(self._spec, PcmSpec):
             return _RawTransform(self._spec, self._buffer, self._scale)
+        if isinstance(self._spec, MicrofrontendSpec):
+            return _FixedPointTransform(self._spec, self._buffer, self._scale)
         opened = _NumpyTransform if self._implementation == "numpy" else NativeTransform
         return opened(self._spec, self._buffer, block_frames, self._scale)
 
     @property
-    def spec(self) -> MelSpec | PcmSpec:
+    def spec(self) -> MelSpec | PcmSpec | MicrofrontendSpec:
         """The specification this front end computes."""
         return self._spec
 
@@ -103,6 +105,8 @@ class FrontEnd:
         self._n_frames = 0
         self._next_slot = 0
         self._last_sample: float | None = None
+        if isinstance(self._transform, _FixedPointTransform):
+            self._transform.reset()
         self._skip = max(0, self._spec.first_offset)
         self._fill = max(0, -self._spec.first_offset)
         self._buffer[: self._fill] = 0.0
@@ -230,6 +234,24 @@ class _RawTransform:
         return (self._slots[first : first + n] * self._scale).astype(np.float32)
 
 
+class _FixedPointTransform:
+    """Samples as int16, float ones rounded and clipped to it; the only transform that remembers."""
+
+    def __init__(self, spec: MicrofrontendSpec, buffer: Float64, sample_scale: float) -> None:
+        from edgeaudio_runtime.microfrontend import Microfrontend
+
+        self._slots, self._microfrontend = _slots(spec, buffer), Microfrontend(spec)
+        self.reset = self._microfrontend.reset
+        self.set_sample_scale(sample_scale)
+
+    def set_sample_scale(self, sample_scale: float) -> None:
+        self._to_int16 = sample_scale / INT16_SCALE
+
+    def features(self, first: int, n: int) -> Float32:
+        frames = np.clip(np.rint(self._slots[first : first + n] * self._to_int16), -32768, 32767)
+        return self._microfrontend.features(frames.astype(np.int16))
+
+
 def _slots(spec: FeatureSpec, buffer: Float64) -> Float64:
     # The view of all slots costs nothing per call.
     slots: Float64 = np.lib.stride_tricks.sliding_window_view(buffer, spec.win_length)[:: spec.hop_length]
@@ -275,6 +297,8 @@ def front_end_choice(spec: FeatureSpec) -> str:
 
 def _obstacle(spec: FeatureSpec) -> str | None:
     """Why the C transform cannot compute ``spec`` here."""
+    if isinstance(spec, MicrofrontendSpec):
+        return "the fixed-point front end has no C transform"
     if not isinstance(spec, MelSpec):
         return "raw samples need no transform"
     if load_library() is None:
@@ -292,7 +316,10 @@ def mel_spec_of(spec: FeatureSpec) -> MelSpec:
     """
     if not isinstance(spec, MelSpec):
         kind = getattr(spec, "kind", type(spec).__name__)
-        raise SpecError(f"feature kind {kind!r} must be 'mel' for this front end; take one of the presets")
+        remedy = "take one of the presets"
+        if isinstance(spec, MicrofrontendSpec):
+            remedy = "it has no torch form to train with, so compute its features beforehand by compute_features"
+        raise SpecError(f"feature kind {kind!r} must be 'mel' for this front end; {remedy}")
     return spec
 
 

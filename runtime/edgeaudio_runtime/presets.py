@@ -11,7 +11,8 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from edgeaudio_runtime.errors import SpecError
-from edgeaudio_runtime.features import FeatureSpec, MelSpec
+from edgeaudio_runtime.features import FeatureSpec, MelSpec, MicrofrontendSpec
+from edgeaudio_runtime.quantization import QuantParams
 
 LOG_MEL = MelSpec(
     sample_rate=16000, win_length=400, hop_length=160, n_fft=512,
@@ -65,6 +66,12 @@ LIBROSA_DB = MelSpec(
 )  # fmt: skip
 """librosa's ``power_to_db(melspectrogram(y=y, sr=16000))``; the fixed floor -55 dB stands for "maximum - 80 dB"."""
 
+MICROFRONTEND = MicrofrontendSpec(sample_rate=16000, win_length=480, hop_length=160)
+"""TensorFlow Lite Micro's fixed-point front end every 10 ms, as microWakeWord and ESPHome use it."""
+
+MICROFRONTEND_CODES = QuantParams(scale=(666 / 256 * 10 / 256,), zero_point=-128)
+"""int8 codes of its features as ESPHome and micro_speech compute them: ``(256 * v + 333) / 666 - 128`` in integers."""
+
 PRESETS: Mapping[str, FeatureSpec] = MappingProxyType(
     {
         "log_mel": LOG_MEL,
@@ -74,6 +81,8 @@ PRESETS: Mapping[str, FeatureSpec] = MappingProxyType(
         "mlperf_streaming_wakeword": MLPERF_STREAMING_WAKEWORD,
         "whisper80": WHISPER80,
         "librosa_db": LIBROSA_DB,
+        "microfrontend": MICROFRONTEND,
+        "microfrontend_20ms": replace(MICROFRONTEND, hop_length=320),
     }
 )
 """Streamable specifications by name."""

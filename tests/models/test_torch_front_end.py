@@ -10,6 +10,7 @@ import torch
 
 from edgeaudio_models.torch_front_end import BLOCK_CLIPS, TorchFrontEnd
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.features import MelSpec
 from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.presets import KALDI80, LOG_MEL, MLPERF_STREAMING_WAKEWORD, PRESETS, WINDOWED_PRESETS
 
@@ -19,7 +20,7 @@ USUAL_ERROR = 1e-4
 """Bar for 99.9 % of the values."""
 
 SPECS = {
-    **PRESETS,
+    **{name: spec for name, spec in PRESETS.items() if isinstance(spec, MelSpec)},
     **{f"{name} (windowed)": spec for name, spec in WINDOWED_PRESETS.items()},
     "positive offset": dataclasses.replace(LOG_MEL, first_offset=277),
     "no logarithm, clamped above": dataclasses.replace(LOG_MEL, log="none", clamp_max=1.0),
@@ -94,6 +95,13 @@ def test_it_adds_nothing_to_a_checkpoint() -> None:
 def test_wrong_clips_are_refused_with_the_remedy(samples: torch.Tensor) -> None:
     with pytest.raises(SpecError, match=r"must be \[N, samples\] and torch.float32; divide int16 by 32768"):
         TorchFrontEnd(LOG_MEL)(samples)
+
+
+def test_the_fixed_point_front_end_is_refused_with_the_remedy() -> None:
+    with pytest.raises(
+        SpecError, match=r"'microfrontend' must be 'mel' .* no torch form to train with, so compute its"
+    ):
+        TorchFrontEnd(PRESETS["microfrontend"])
 
 
 def test_rounding_to_a_multiple_of_nothing_is_refused() -> None:

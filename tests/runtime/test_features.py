@@ -79,7 +79,7 @@ def test_windowed_originals_are_not_streamable_and_presets_are() -> None:
     ("change", "words"),
     [
         ({"n_mel": 40}, r"unknown feature fields \['n_mel'\]; this runtime knows \['affine_offset', "),
-        ({"kind": "pcm8"}, r"unknown feature kind 'pcm8'; this runtime knows \['mel', 'pcm'\]"),
+        ({"kind": "pcm8"}, r"unknown feature kind 'pcm8'; this runtime knows \['mel', 'microfrontend', 'pcm'\]"),
         ({"kind": ["mel"]}, r"unknown feature kind \['mel'\]"),
         ({"n_fft": 256}, "n_fft=256 must be >= win_length=400; 512 is the next power of two"),
         ({"n_fft": 513}, "n_fft=513 must be even; use 514"),

@@ -12,11 +12,14 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "presets.md"
 
 
 def _documented_table() -> dict[str, dict[str, str]]:
-    # Rows "| field | value | value ... |" under the header "| field | log_mel | kaldi80 | ... |".
-    table = "| field |" + DOCUMENT.read_text().split("| field |")[1].split("\n\n")[0]
-    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    del rows[1]
-    return {name: {row[0]: row[i] for row in rows[1:]} for i, name in enumerate(rows[0]) if i}
+    # Rows "| field | value | value ... |" under a header "| field | log_mel | kaldi80 | ... |", a table for each kind.
+    found = {}
+    for rest in DOCUMENT.read_text().split("| field |")[1:]:
+        table = "| field |" + rest.split("\n\n")[0]
+        rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()]
+        del rows[1]
+        found |= {name: {row[0]: row[i] for row in rows[1:]} for i, name in enumerate(rows[0]) if i}
+    return found
 
 
 @pytest.mark.parametrize("name", PRESETS)
