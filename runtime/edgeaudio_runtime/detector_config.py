@@ -38,15 +38,15 @@ class DetectorConfig:
     """A label fires only where the sound rose this many dB above the noise floor (``noise_gate``), 0 to 100."""
 
     def __post_init__(self) -> None:
-        _check_number("smoothing_s", self.smoothing_s, low=0.0, high=10.0)
-        _check_number("refractory_s", self.refractory_s, low=0.0, high=60.0)
-        _check_number("settle_s", self.settle_s, low=0.0, high=2.0)
-        _check_number("threshold", self.threshold, low=0.0, high=1.0)
-        _check_number("release", self.release, low=0.0, high=1.0)
+        check_number("smoothing_s", self.smoothing_s, low=0.0, high=10.0)
+        check_number("refractory_s", self.refractory_s, low=0.0, high=60.0)
+        check_number("settle_s", self.settle_s, low=0.0, high=2.0)
+        check_number("threshold", self.threshold, low=0.0, high=1.0)
+        check_number("release", self.release, low=0.0, high=1.0)
         if type(self.patience) is not int or not 1 <= self.patience <= 1000:
             raise SpecError(f"patience={self.patience!r} must be an integer from 1 to 1000")
         if self.gate_db is not None:
-            _check_number("gate_db", self.gate_db, low=0.0, high=100.0)
+            check_number("gate_db", self.gate_db, low=0.0, high=100.0)
         _check_labels("thresholds", self.thresholds)
         _check_labels("releases", self.releases)
         lowest = min([self.threshold, *self.thresholds.values()])
@@ -80,9 +80,10 @@ def _check_labels(name: str, values: object) -> None:
     if not isinstance(values, Mapping):
         raise SpecError(f"{name}={values!r} must map labels to numbers")
     for label, value in values.items():
-        _check_number(f"{name}[{label!r}]", value, low=0.0, high=1.0)
+        check_number(f"{name}[{label!r}]", value, low=0.0, high=1.0)
 
 
-def _check_number(name: str, value: object, *, low: float, high: float) -> None:
+def check_number(name: str, value: object, *, low: float, high: float) -> None:
+    """Refuse what is no number from ``low`` to ``high``, with a SpecError that names it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise SpecError(f"{name}={value!r} must be a number from {low:g} to {high:g}")

@@ -33,7 +33,7 @@ class Hub:
     Bundles with one ``features_hash`` share the computation of features; each has its own network state and detector,
     and hears exactly what a stream of its own would. Events come in the order of ``detected_s``, then of the bundles.
     With a ``gate``, a bundle such as recipe ``vad`` makes, an event counts only where the gate heard speech in it (see
-    :class:`~edgeaudio_runtime.speech_gate.SpeechGate`). Cutting the audio otherwise changes nothing; memory is constant.
+    :class:`~edgeaudio_runtime.speech_gate.SpeechGate`). The chunks' lengths change nothing; memory is constant.
 
         hub = Hub([open_bundle("wake"), open_bundle("commands")], gate=open_bundle("vad"))
         for event in hub.process(chunk):

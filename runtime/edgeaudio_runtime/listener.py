@@ -13,9 +13,9 @@ from edgeaudio_runtime.noise_gate import decibels_per_unit
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
-    from edgeaudio_runtime.probabilities import Watch
     from edgeaudio_runtime.ctc_decoder import DecoderConfig
     from edgeaudio_runtime.detector_config import DetectorConfig
+    from edgeaudio_runtime.probabilities import Watch
 
 Features = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.integer[Any]]
@@ -121,6 +121,8 @@ class TranscriptListener:
             labels=bundle.labels,
             clock=bundle.clock,
             latency_frames=bundle.manifest.network.latency_frames,
+            output_quant=bundle.manifest.network.output_quant,
+            output=bundle.manifest.network.output,
         )
 
     def hear(self, codes: Codes, features: Features) -> list[Event]:
