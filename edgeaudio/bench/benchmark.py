@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeaudio.bench.cold_start import measure_cold_start
+from edgeaudio.bench.footprint import installed_bytes
 from edgeaudio.bench.timing import DEFAULT_ROUNDS, Contender, Timing, time_side_by_side
 from edgeaudio_runtime.bundle import Bundle, open_bundle
 from edgeaudio_runtime.front_end import FrontEnd, Implementation, front_end_in_use
@@ -44,6 +45,7 @@ def benchmark(path: Path, *, rounds: int = DEFAULT_ROUNDS) -> dict[str, Any]:
         "front_end_in_use": front_end_in_use(bundle.features),
         "front_end_ratio_to_pymicro_features": _ratios(front_end),
         "cold_start": {engine: measure_cold_start(path, engine) for engine in engines},
+        "installed_bytes": installed_bytes(),
         "sizes_bytes": {
             artifact.path: artifact.size for artifact in bundle.manifest.artifacts if artifact.role != "golden"
         },

@@ -20,6 +20,8 @@ def render(result: dict[str, Any]) -> str:
     lines.append("\ncold start")
     for engine, row in result["cold_start"].items():
         lines.append(f"  {engine:14s}" + "   ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in row.items()))
+    lines.append("\ninstalled (bytes)")
+    lines += [f"  {name:26s}{size:10d}" for name, size in result["installed_bytes"].items()]
     lines.append("\nsizes (bytes)")
     lines += [f"  {name:26s}{size:10d}" for name, size in result["sizes_bytes"].items()]
     return "\n".join(lines)
