@@ -11,7 +11,7 @@ ifneq ($(wildcard ../shared/data),)
 export EDGEAUDIO_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help setup demo train-real lint type test smoke golden bench all clean
+.PHONY: help setup demo train-real lint type test smoke golden bench prove matrix arm all clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,18 @@ golden: setup  ## regenerate the golden vectors of the tests
 bench: setup  ## speed, memory and sizes of the demo bundle
 	@test -d $(DEMO)/bundle || $(MAKE) demo
 	$(BIN)/edgeaudio bench $(DEMO)/bundle
+
+prove: setup  ## the long proofs: 100,000 hostile inputs, 40,000 cases of properties, a day of audio, emulated ARM
+	$(BIN)/python -m tests.prove properties
+	$(BIN)/python -m tests.prove hostile
+	$(BIN)/python -m tests.prove soak
+	$(BIN)/python -m tests.prove arm
+
+matrix: setup  ## the self-test on every Python, numpy and engine that have wheels; the table goes to build/matrix.md
+	$(BIN)/python -m tests.prove matrix
+
+arm: setup  ## the runtime on emulated aarch64
+	$(BIN)/python -m tests.prove arm
 
 all: test demo bench  ## test, demo, bench
 

@@ -2,7 +2,7 @@
 
 Run by :mod:`tests.prove.hostile`, which outlives it:
 
-    python -m tests.prove.attack KIND FIRST LAST STATUS BASES
+    python -m tests.prove.attack KIND FIRST LAST STATUS BASES [CPU_S]
 
 The seed in hand stands in the file STATUS before the mutant runs, so that a death has a name. Limits: address space,
 processor time of a mutant, files it may open.
@@ -11,6 +11,8 @@ processor time of a mutant, files it may open.
 from __future__ import annotations
 
 import collections
+import contextlib
+import ctypes
 import faulthandler
 import json
 import mmap
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeaudio_runtime.bundle_files import open_files
-from edgeaudio_runtime.errors import EdgeAudioError
+from edgeaudio_runtime.errors import BundleError, EdgeAudioError
 from tests.prove import mutated_bundle, mutated_wav, mutated_zip
 
 MEMORY_BYTES = 2**30
@@ -54,7 +56,7 @@ class Attack:
         """Load every library that these mutants may need, and work once."""
         for seed in range(20 if self._kind == "wav" else 0):
             outcome(lambda seed=seed: mutated_wav.read_mutant(random.Random(seed)))
-        for files in () if self._kind == "wav" else self._bases:
+        for files in () if self._kind in ("wav", "watch") else self._bases:
             for engine in {"numpy", ENGINES.get(self._kind, "numpy")}:
                 memory = mutated_bundle.MemoryFiles(files)
                 mutated_bundle.run_bundle(memory, self._place, engine=engine, with_selftest=True)
@@ -63,6 +65,8 @@ class Attack:
 
     def mutant(self, seed: int) -> Callable[[], None]:
         """Make a mutant; the result runs it, and an error of ours then means that it was refused."""
+        if self._kind == "watch":
+            return _MISDEEDS[seed % len(_MISDEEDS)]
         rng = random.Random(f"{self._kind} {seed}")
         if self._kind == "wav":
             return lambda: mutated_wav.read_mutant(rng)
@@ -104,6 +108,36 @@ _IN_MEMORY: dict[str, Callable[[mutated_bundle.Files, random.Random], mutated_bu
 }
 ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
 """Engines of the kinds that numpy does not read."""
+
+
+def _crash() -> None:
+    ctypes.string_at(0)
+
+
+def _hang() -> None:
+    while True:
+        pass
+
+
+def _gorge() -> None:
+    bytes(2 * MEMORY_BYTES)
+
+
+def _escape() -> None:
+    with contextlib.suppress(OSError):
+        Path("/etc/hostname").read_bytes()
+
+
+def _babble() -> None:
+    raise ValueError("no error of ours")
+
+
+def _behave() -> None:
+    raise BundleError("refused, as it should be")
+
+
+_MISDEEDS = (_behave, _crash, _hang, _gorge, _escape, _babble, _behave)
+"""What kind "watch" does, to see whether it is seen."""
 
 KINDS = ("wav", "zip", "folder", *_IN_MEMORY)
 
@@ -173,6 +207,7 @@ def limit_memory() -> None:
 def main(arguments: list[str]) -> int:
     """Run the mutants FIRST to LAST - 1 of a kind; findings and counts go to stdout, a JSON object a line."""
     kind, first, last = arguments[0], int(arguments[1]), int(arguments[2])
+    cpu_s = float(arguments[5]) if len(arguments) > 5 else CPU_S
     faulthandler.enable()
     with open(arguments[3], "r+b") as file, tempfile.TemporaryDirectory() as folder:
         status, sandbox = mmap.mmap(file.fileno(), 8), Path(folder).resolve()
@@ -183,15 +218,15 @@ def main(arguments: list[str]) -> int:
         counts: collections.Counter[str] = collections.Counter()
         for seed in range(first, last):
             status[:8] = struct.pack("<q", seed)
-            _one(attack, seed, strays, counts)
+            _one(attack, seed, strays, counts, cpu_s)
             if (seed + 1 - first) % REPORT_EVERY == 0 or seed + 1 == last:
                 _say({"next": seed + 1, "counts": dict(counts)})
                 counts.clear()
     return 0
 
 
-def _one(attack: Attack, seed: int, strays: list[str], counts: collections.Counter[str]) -> None:
-    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+def _one(attack: Attack, seed: int, strays: list[str], counts: collections.Counter[str], cpu_s: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
     run = attack.mutant(seed)
     strays.clear()  # making the mutant touches files too
     name, fault = outcome(run)

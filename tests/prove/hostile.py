@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeaudio_runtime.errors import EdgeAudioError
-from tests.prove.attack import Attack
+from tests.prove.attack import CPU_S, Attack
 from tests.runtime.conftest import write_test_bundle
 
 SHARES = {
@@ -72,18 +72,14 @@ def write_bases(place: Path) -> Path:
     return place
 
 
-def command(kind: str, first: int, last: int, status: Path, bases: Path) -> list[str]:
-    """The command that runs these mutants again."""
-    return [sys.executable, "-m", "tests.prove.attack", kind, str(first), str(last), str(status), str(bases)]
-
-
-def run_kind(kind: str, n_cases: int, place: Path, *, progress: Any = None) -> Tally:
+def run_kind(kind: str, n_cases: int, place: Path, *, progress: Any = None, cpu_s: float = CPU_S) -> Tally:
     """Run the mutants of ``kind`` that are still to do, up to ``n_cases``; write the tally after every worker."""
     bases, record = write_bases(place / "bases"), place / f"{kind}.json"
     tally = Tally.read(record)
     while tally.next_seed < n_cases:
         last = min(tally.next_seed + WORKER_SPAN, n_cases)
-        _run_worker(kind, last, place / f"{kind}.status", bases, tally, progress)
+        words = [kind, tally.next_seed, last, place / f"{kind}.status", bases, cpu_s]
+        _run_worker([sys.executable, "-m", "tests.prove.attack", *map(str, words)], tally, progress)
         record.write_text(json.dumps(tally.to_dict(), indent=1))
     return tally
 
@@ -108,10 +104,9 @@ def describe(kind: str, tally: Tally) -> str:
     return f"{kind}: {tally.next_seed} mutants, {len(tally.findings)} findings, {tally.deaths} deaths ({outcomes})"
 
 
-def _run_worker(kind: str, last: int, status: Path, bases: Path, tally: Tally, progress: Any) -> None:
-    first = tally.next_seed
-    status.write_bytes(struct.pack("<q", first - 1))
-    words = command(kind, first, last, status, bases)
+def _run_worker(words: list[str], tally: Tally, progress: Any) -> None:
+    kind, status = words[3], Path(words[6])
+    status.write_bytes(struct.pack("<q", tally.next_seed - 1))
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
         stop = threading.Event()
         complaints: list[str] = []
@@ -128,7 +123,7 @@ def _run_worker(kind: str, last: int, status: Path, bases: Path, tally: Tally, p
         for thread in threads:
             thread.join()
     if code != 0:
-        _take_death(code, kind, _seed_in(status), words, complaints, tally)
+        _take_death(code, kind, _seed_in(status), complaints, tally)
 
 
 def _take(values: dict[str, Any], tally: Tally, kind: str, progress: Any) -> None:
@@ -142,7 +137,7 @@ def _take(values: dict[str, Any], tally: Tally, kind: str, progress: Any) -> Non
         progress(kind, tally)
 
 
-def _take_death(code: int, kind: str, seed: int, words: list[str], complaints: list[str], tally: Tally) -> None:
+def _take_death(code: int, kind: str, seed: int, complaints: list[str], tally: Tally) -> None:
     if seed < tally.next_seed:
         raise RuntimeError(f"the worker ended with {code} before its first mutant:\n{''.join(complaints)}")
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
