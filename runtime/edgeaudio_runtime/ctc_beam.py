@@ -25,6 +25,8 @@ _LEAST_LOG_PROBABILITY = -14.0
 """Labels less probable than this (8e-7) extend no prefix at an output."""
 _MOST_LABELS = 64
 """Nor do those beyond the most probable ones."""
+_LEAST_PROBABILITY = 1e-9
+"""Taken for the 0 of a network that gives probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +45,24 @@ _Path = tuple[Any, int, int, int, float] | None
 
 
 class LogProbabilities:
-    """Log probabilities of logit codes, or of codes of probabilities."""
+    """Log probabilities of logit codes, or of codes of probabilities; real numbers stand for themselves."""
 
     def __init__(self, quant: QuantParams, output: str = "logits") -> None:
         self._scale, self._zero_point = float(quant.scale[0]), quant.zero_point
         self._table = softmax_table(quant)
         self._is_probability = output == "probabilities"
 
-    def __call__(self, codes: npt.NDArray[np.integer[Any]]) -> list[float]:
-        """Of the codes ``[n_labels]`` of one output."""
-        wide = codes.astype(np.int64)
+    def __call__(self, codes: npt.NDArray[Any]) -> list[float]:
+        """Of the codes ``[n_labels]`` of one output, or of what they stand for."""
+        is_real = codes.dtype.kind == "f"  # the float network of a bundle, in comparisons
         if self._is_probability:
-            return [log(max((code - self._zero_point) * self._scale, 1e-9)) for code in wide.tolist()]
+            scale, zero_point = (1.0, 0) if is_real else (self._scale, self._zero_point)
+            return [log(max((code - zero_point) * scale, _LEAST_PROBABILITY)) for code in codes.tolist()]
+        if is_real:
+            largest = float(codes.max())
+            powers = [exp(value - largest) for value in codes.tolist()]
+            return [value - largest - log(sum(powers)) for value in codes.tolist()]
+        wide = codes.astype(np.int64)
         behind = wide.max() - wide
         total = log(float(self._table[behind].sum()))
         return [-self._scale * lead - total for lead in behind.tolist()]

@@ -106,6 +106,14 @@ def test_the_sum_wins_where_every_single_alignment_loses() -> None:
 def test_probabilities_of_networks_that_give_these_are_taken_as_they_are() -> None:
     found = LogProbabilities(QuantParams(scale=(1 / 256,), zero_point=-128), "probabilities")
     assert found(np.array([64, -128], dtype=np.int8)) == pytest.approx([np.log(0.75), np.log(1e-9)])
+    assert found(np.array([0.75, 0.0])) == pytest.approx([np.log(0.75), np.log(1e-9)])
+
+
+def test_the_float_network_of_a_bundle_is_read_by_its_real_logits() -> None:
+    codes = logits(5, 2)
+    found = run(search(words()), codes * np.float32(0.1)).texts()
+    # Products of float32 and of float64 differ in the eighth digit.
+    assert found == pytest.approx(brute_force(codes), abs=1e-5)
 
 
 @settings(max_examples=40)
