@@ -77,9 +77,22 @@ def _training(card: Card) -> Iterator[str]:
     if training["validation"] is not None:
         score = f"{training['chosen_by']} of {training['validation']:.2%} on validation clips"
         yield f"Epoch {training['epoch']} was kept for its {score}; the test split had no say."
+    if training.get("started_from"):
+        yield f"It began with the weights of `{training['started_from']}`, whose data stand in the table above."
+    if training.get("threshold"):
+        yield _threshold(training["threshold"])
     if card["history"]:
         yield ""
         yield f"![Loss and validation error by epoch]({training['curve']})"
+
+
+def _threshold(chosen: Mapping[str, Any]) -> str:
+    """What the threshold of a wake word rests on."""
+    return (
+        f"Threshold {chosen['value']:g}: the highest that misses few more of the synthesized phrases held out than the "
+        f"lowest without a false accept on speech held out ({chosen['miss_rate']:.1%} of them, in rooms and noise, and "
+        f"{chosen['false_accepts']} false accepts in {chosen['hours']:.2f} hours); no recording below chose it."
+    )
 
 
 def _sizes(card: Card) -> Iterator[str]:

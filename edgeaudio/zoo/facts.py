@@ -105,13 +105,16 @@ def quantization_facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """How long, from which seed, and what chose the epoch."""
+    """How long, from which seed, what it began with, and what chose the epoch and, of a wake word, the threshold."""
     training, chosen = checkpoint.recipe.training, dict(checkpoint.metrics.get("validation", {}))
     figure = str(chosen.get("chosen_by", "validation figure"))
     return {
-        "epochs": training.epochs,
+        # A wake word is trained twice, and its history goes through both.
+        "epochs": max(training.epochs, len(checkpoint.history)),
         "seed": training.seed,
         "epoch": chosen.get("epoch"),
         "chosen_by": figure,
         "validation": chosen.get(figure),
+        "started_from": checkpoint.provenance.get("started_from"),
+        "threshold": checkpoint.metrics.get("threshold"),
     }

@@ -76,6 +76,7 @@ def test_a_long_phrase_gets_longer_kernels(gathered: WakeWordCorpus) -> None:
     fitted = fitted_to(small(), replace(gathered, positives=said))
     assert fitted.model.parameters["kernel_sizes"] == [18, 18]
     assert fitted.wake_word.clip_seconds == pytest.approx(3.32)  # 1.16 * 2 + 1
+    assert fitted_to(fitted, replace(gathered, positives=said)) == fitted  # trained once more by its own recipe
     said = replace(said, train=(np.ones(4 * RATE, np.int16),))
     with pytest.raises(SpecError, match=r"takes 4\.6 s to say slowly, it must take at most 2\.5 s"):
         fitted_to(small(), replace(gathered, positives=said))

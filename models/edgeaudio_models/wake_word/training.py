@@ -55,7 +55,12 @@ def with_phrase(recipe: Recipe, phrase: str) -> Recipe:
 
 
 def fitted_to(recipe: Recipe, corpus: WakeWordCorpus) -> Recipe:
-    """The recipe with the length of its rows written down, and kernels long enough for the longest phrase."""
+    """The recipe with the length of its rows written down, and kernels long enough for the longest phrase.
+
+    One that names the length was fitted before, or by hand, and stays as it is.
+    """
+    if recipe.wake_word.clip_seconds:
+        return recipe
     rate = corpus.speakers.sample_rate
     longest = longest_seconds(corpus.positives, rate)
     parameters = dict(recipe.model.parameters)
