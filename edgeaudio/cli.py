@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from edgeaudio.commands.bench import bench
+from edgeaudio.commands.compare import compare
 from edgeaudio.commands.data import data
 from edgeaudio.commands.demo import demo
 from edgeaudio.commands.diagnose import diagnose
@@ -94,5 +95,5 @@ def main() -> None:
     """Turn a small PyTorch audio model into an int8 artifact that listens, with proof that nothing was lost."""
 
 
-for _command in (data, train, export, diagnose, parity, bench, inspect, demo, sweep, theory, zoo):
+for _command in (data, train, export, diagnose, parity, compare, bench, inspect, demo, sweep, theory, zoo):
     main.add_command(_command)

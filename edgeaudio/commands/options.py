@@ -50,4 +50,4 @@ def command_line() -> str:
     return shlex.join(words)
 
 
-_SAME_NUMBERS = ("as_json", "force", "cache", "output")
+_SAME_NUMBERS = ("as_json", "force", "cache", "output", "write", "junit", "html", "badge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +10,14 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from edgeaudio.commands.options import PathType, cache_option, echo_json, json_option
-from edgeaudio.parity.report import render_stages
+from edgeaudio.commands.options import PathType, cache_option, command_line, echo_json, json_option
+from edgeaudio.parity.report import badge_line, junit_xml, render_stages
 from edgeaudio.progress import progress_bar, say
 from edgeaudio_runtime.errors import ParityError
+from edgeaudio_runtime.staging import staged_file
 
 if TYPE_CHECKING:
-    from edgeaudio.parity.as_is import LoneResult
     from edgeaudio.parity.float_reference import FloatNetwork
-    from edgeaudio.parity.statistics import TaskResult
-    from edgeaudio.parity.word_errors import WordErrorResult
     from edgeaudio_runtime.bundle import Bundle
 
 PROBE_CLIPS = 64
@@ -41,6 +40,14 @@ Int16 = npt.NDArray[np.int16]
     type=click.IntRange(1, 16),
     help="Shifts and gains in which each string is read, for a CTC model (default: all 16; 1 is quick).",
 )
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0.0),
+    help="Points that int8 may lose (default: 0.3 of accuracy, 0.5 of word error rate).",
+)
+@click.option("--junit", type=PathType, help="Write the stages as JUnit XML, for CI.")
+@click.option("--html", type=PathType, help="Write the certificate as one page.")
+@click.option("--badge", is_flag=True, help="Print one line of Markdown for a README instead of the table.")
 @cache_option
 @json_option
 def parity(
@@ -51,19 +58,38 @@ def parity(
     write: bool,
     seed: int,
     hearings: int | None,
+    budget: float | None,
+    junit: Path | None,
+    html: Path | None,
+    badge: bool,
     cache: Path | None,
     as_json: bool,
 ) -> None:
-    """Prove BUNDLE: compare all neighbours from PCM to events, and float with int8; exit 1 if a stage fails."""
+    """Prove BUNDLE: compare all neighbours from PCM to events, and float with int8.
+
+    Exits 1 if a stage fails or int8 is shown to lose more than the budget.
+    """
     document = run_parity(
         bundle, folder=folder, split=split, checkpoint=checkpoint, write=write, seed=seed, hearings=hearings,
-        cache=cache,
+        budget=None if budget is None else budget / 100, cache=cache,
     )  # fmt: skip
+    _write_reports(document, junit=junit, html=html)
     if as_json:
         echo_json(document)
+    elif badge:
+        click.echo(badge_line(document))
     else:
         click.echo(render_stages(document))
     raise SystemExit(0 if document["passed"] else 1)
+
+
+def _write_reports(document: Mapping[str, Any], *, junit: Path | None, html: Path | None) -> None:
+    from edgeaudio.parity.page import certificate_page
+
+    for path, render in ((junit, junit_xml), (html, lambda proof: certificate_page(proof, command=command_line()))):
+        if path is not None:
+            with staged_file(path) as staged:
+                staged.write_text(render(document), "utf-8")
 
 
 def run_parity(
@@ -75,6 +101,7 @@ def run_parity(
     write: bool = False,
     seed: int = 0,
     hearings: int | None = None,
+    budget: float | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Climb the ladder, measure the task where there are labelled clips, and return the certificate."""
@@ -82,7 +109,6 @@ def run_parity(
     from edgeaudio.exporting import torch_side
     from edgeaudio.parity.certificate import certificate, write_certificate
     from edgeaudio.parity.ladder import run_ladder
-    from edgeaudio.parity.word_errors import WordErrorResult
     from edgeaudio_models.checkpoint import load_checkpoint
     from edgeaudio_runtime.bundle import open_bundle
 
@@ -100,9 +126,8 @@ def run_parity(
     if task is None:
         document = certificate(bundle, stages)
     else:
-        result, details = task.measure(None if side is None else side.offline)
-        further = [result.stage()] if isinstance(result, WordErrorResult) else []
-        document = certificate(bundle, [*stages, *further], task=result, details=details)
+        measured = task.measure(None if side is None else side.offline)
+        document = certificate(bundle, stages, task=measured, budget=budget)
     if write:
         write_certificate(bundle, document, render_card(bundle, document))
     return document
@@ -122,8 +147,8 @@ class ClipTask:
             )
         self.probe = list(self._clips.waveforms[:: max(1, len(self._clips.labels) // PROBE_CLIPS)])
 
-    def measure(self, float_network: FloatNetwork | None) -> tuple[TaskResult | LoneResult, dict[str, Any]]:
-        """The comparison (of a model that came as it is, its accuracy alone) and what a certificate says beside it."""
+    def measure(self, float_network: FloatNetwork | None) -> dict[str, Any]:
+        """The comparison (of a model that came as it is, its accuracy alone), as a certificate has it."""
         from edgeaudio.parity.as_is import is_as_is, score_alone
         from edgeaudio.parity.task import score_clips, task_details
 
@@ -131,12 +156,16 @@ class ClipTask:
         if is_as_is(bundle):
             with progress_bar("scoring clips") as progress:
                 program = bundle.program("auto")
-                return score_alone(bundle, program, self._clips, data=self._data, split=self._split, progress=progress)
+                result, details = score_alone(
+                    bundle, program, self._clips, data=self._data, split=self._split, progress=progress
+                )
+                return {**result.to_dict(), **details}
         with progress_bar("scoring clips") as progress:
             scores = score_clips(
                 bundle, bundle.program("auto"), self._clips, float_network=float_network, progress=progress
             )
-        return scores.result(), task_details(bundle.labels, scores, data=self._data, split=self._split)
+        details = task_details(bundle.labels, scores, data=self._data, split=self._split)
+        return {**scores.result().to_dict(), **details}
 
 
 class StringTask:
@@ -154,8 +183,8 @@ class StringTask:
         self._strings = join_words(words, sample_rate=bundle.features.sample_rate)
         self.probe: list[Int16] = [string.samples for string in self._strings[:PROBE_STRINGS]]
 
-    def measure(self, float_network: FloatNetwork | None) -> tuple[WordErrorResult, dict[str, Any]]:
-        """The comparison and what a certificate says beside it."""
+    def measure(self, float_network: FloatNetwork | None) -> dict[str, Any]:
+        """The comparison, as a certificate has it."""
         from edgeaudio.parity.word_errors import score_strings
 
         bundle = self._bundle
@@ -164,4 +193,4 @@ class StringTask:
                 bundle, bundle.program("auto"), self._strings, hearings=self._hearings, float_network=float_network,
                 progress=progress,
             )  # fmt: skip
-        return result, {"data": self._data, "split": self._split}
+        return {**result.to_dict(), "data": self._data, "split": self._split}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgeaudio.parity.stages import Stage, compare_codes, compare_sqnr
 from edgeaudio.parity.statistics import percentile_interval, resample_by_speaker
-from edgeaudio.parity.task import LabelledClips, check_known
+from edgeaudio.parity.task import LabelledClips, check_known, decide_clips
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.front_end import compute_features
@@ -145,13 +145,7 @@ def score_alone(
         ParityError: A clip has a label the bundle does not know.
     """
     index = check_known(bundle, clips)
-    session, decisions = program.session(), np.zeros(len(clips.labels), dtype=np.intp)
-    for i, samples in enumerate(clips.waveforms):
-        features = compute_features(bundle.features, samples, multiple_of=program.signature.step_frames)
-        session.reset()
-        decisions[i] = session.run(quantize(features, program.signature.input_quant))[-1].argmax()
-        if progress is not None:
-            progress(i + 1, len(clips.labels))
+    decisions = decide_clips(bundle, program, clips, progress=progress)
     truth = np.array([index[label] for label in clips.labels], dtype=np.intp)
     right, spoken = decisions == truth, truth != index.get("_silence_", -1)
     details: dict[str, Any] = {"data": data, "split": split, "subsets": {}}

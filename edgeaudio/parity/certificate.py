@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from edgeaudio.parity.as_is import LoneResult
 from edgeaudio.parity.stages import Stage
-from edgeaudio.parity.statistics import TaskResult
-from edgeaudio.parity.word_errors import WordErrorResult
+from edgeaudio.parity.verdict import INFERIOR, judge_task
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.staging import OutputError, staged_file
 
@@ -34,27 +32,31 @@ def certificate(
     bundle: Bundle,
     stages: Sequence[Stage],
     *,
-    task: TaskResult | LoneResult | WordErrorResult | None = None,
-    details: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] | None = None,
+    budget: float | None = None,
 ) -> dict[str, Any]:
     """The JSON form of a proof.
 
     Args:
         bundle: What was proven.
         stages: The rungs that ran.
-        task: Float against int8 on labelled clips or strings of words, if there were any.
-        details: More about the task: data, split, accuracy by label.
+        task: Float against int8 on labelled clips or strings of words, if there were any, in JSON form.
+        budget: Loss that the task accepts, as a share; None takes that of its metric.
+
+    It has passed if every rung has and int8 is not shown to lose more than the budget; too little data to show either
+    is said by the task's verdict and fails nothing.
 
     Rungs that need the training side and were proven when the same files were exported are kept from the bundle's
     certificate, as long as its digests still hold.
     """
+    judged = {} if task is None else judge_task(task, budget) or {}
     rows = [*_kept(bundle, {stage.name for stage in stages}), *(stage.to_dict() for stage in stages)]
     return {
         "schema_version": CERTIFICATE_SCHEMA_VERSION,
         "bundle": bundle.name,
-        "passed": all(row["passed"] for row in rows),
+        "passed": all(row["passed"] for row in rows) and judged.get("verdict") != INFERIOR,
         "stages": rows,
-        "task": None if task is None else {**task.to_dict(), **(details or {})},
+        "task": None if task is None else {**task, **judged},
         "covers": covered_digests(bundle),
         "environment": environment(),
     }

@@ -1,11 +1,13 @@
-"""The certificate as text."""
+"""The certificate as text: a table for people, JUnit XML for CI, a line for a README."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from xml.etree import ElementTree
 
 from edgeaudio.card import worst
+from edgeaudio.parity.verdict import INFERIOR
 
 
 def render_stages(document: Mapping[str, Any]) -> str:
@@ -35,6 +37,8 @@ def _task(task: Mapping[str, Any]) -> Iterator[str]:
     )
     if unit == "strings":
         yield f"  {task['n_words']} words heard in {task['n_hearings']} ways; speakers: {task['n_speakers']}"
+    if "verdict" in task:
+        yield f"  {task['verdict']}: at most {100 * task['budget']:g} points may be lost"
     for name, other in task.get("subsets", {}).items():
         yield f"  {name}: float {other['float']:.2%}, int8 {other['int8']:.2%} on {other['n']} clips"
 
@@ -45,3 +49,44 @@ def _lone_task(task: Mapping[str, Any]) -> Iterator[str]:
     yield f"accuracy on {task['n']} clips: {task['int8']:.2%} (95 % by speaker {low:.2%} to {high:.2%})"
     for name, other in task.get("subsets", {}).items():
         yield f"  {name}: {other['int8']:.2%} on {other['n']} clips"
+
+
+def junit_xml(document: Mapping[str, Any]) -> str:
+    """The certificate as JUnit XML: a test case for each stage, and one for the task where it was measured."""
+    task = document.get("task") or {}
+    cases = [(row["name"], row["passed"], _stage_sentence(row)) for row in document["stages"]]
+    if "verdict" in task:
+        cases.append((task["metric"].replace("_", " "), task["verdict"] != INFERIOR, "\n".join(_task(task))))
+    failures = sum(not passed for _, passed, _ in cases)
+    suite = ElementTree.Element(
+        "testsuite", name=f"parity of {document['bundle']}", tests=str(len(cases)), failures=str(failures),
+        errors="0", skipped="0",
+    )  # fmt: skip
+    for name, passed, sentence in cases:
+        case = ElementTree.SubElement(suite, "testcase", classname=f"edgeaudio.{document['bundle']}", name=name)
+        if passed:
+            ElementTree.SubElement(case, "system-out").text = sentence
+        else:
+            ElementTree.SubElement(case, "failure", message=sentence.partition("\n")[0]).text = sentence
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suites, encoding="unicode") + "\n"
+
+
+def _stage_sentence(row: Mapping[str, Any]) -> str:
+    counts = f"{row['mismatches']:,} of {row['compared']:,} values outside, worst {worst(row)}"
+    return f"{row['candidate']} against {row['reference']}: {counts}; rule: {row['tolerance']}"
+
+
+def badge_line(document: Mapping[str, Any]) -> str:
+    """One line of Markdown that says how the proof ended, for a README; it needs no service to draw it."""
+    verdict = "passed" if document["passed"] else "did not pass"
+    parts = [f"{sum(row['passed'] for row in document['stages'])} of {len(document['stages'])} stages"]
+    task = document.get("task")
+    if task and task.get("ci95"):
+        low, high = (100 * value for value in task["ci95"])
+        metric = task["metric"].replace("_", " ")
+        change = f"{100 * task['delta']:+.2f} points of {metric} (95 %: {low:+.2f} to {high:+.2f})"
+        parts.append(f"int8 against float {change}")
+    return f"**edgeaudio parity: {verdict}** ({', '.join(parts)}; `{document['bundle']}`)"

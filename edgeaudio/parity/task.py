@@ -77,6 +77,20 @@ def score_clips(
     return TaskScores(truth=truth, reference=decisions[:, 0], candidate=decisions[:, 1], speakers=clips.speakers)
 
 
+def decide_clips(
+    bundle: Bundle, program: Program, clips: LabelledClips, *, progress: Progress | None = None
+) -> npt.NDArray[np.intp]:
+    """Label index ``[n]`` that a program chooses for each clip: from reset, by its last step."""
+    session, decisions = program.session(), np.zeros(len(clips.labels), dtype=np.intp)
+    for i, samples in enumerate(clips.waveforms):
+        features = compute_features(bundle.features, samples, multiple_of=program.signature.step_frames)
+        session.reset()
+        decisions[i] = session.run(quantize(features, program.signature.input_quant))[-1].argmax()
+        if progress is not None:
+            progress(i + 1, len(clips.labels))
+    return decisions
+
+
 def check_known(bundle: Bundle, clips: LabelledClips) -> dict[str, int]:
     """Index of each label of the bundle; raises ParityError for clips of other labels."""
     index = {label: i for i, label in enumerate(bundle.labels)}

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeaudio.parity.float_reference import FloatNetwork, FloatReference
-from edgeaudio.parity.stages import Stage
 from edgeaudio.parity.statistics import percentile_interval, resample_by_speaker
 from edgeaudio.sweep.variants import VARIANTS, Variant
 from edgeaudio_runtime.bundle import Bundle
@@ -32,8 +31,6 @@ EDGE_S = 0.3
 """Digital silence before the first word and after the last: more than any hearing shifts, so none cuts a word."""
 SEED = 0
 """Of the strings: every network is asked to read the same ones."""
-MAX_LOSS = 0.005
-"""Word error rate that int8 may lose against float."""
 
 Int16 = npt.NDArray[np.int16]
 Progress = Callable[[int, int], None]
@@ -105,20 +102,6 @@ class WordErrorResult:
             name = names.get(first, first) + (f"_{rest}" if rest else "")
             values[name] = list(value) if isinstance(value, tuple) else value
         return values
-
-    def stage(self) -> Stage:
-        """The verdict: int8 may make at most :data:`MAX_LOSS` more word errors than float."""
-        n_hearings = self.n * self.n_hearings
-        return Stage(
-            name="word errors",
-            reference="float",
-            candidate="int8",
-            compared=n_hearings,
-            mismatches=n_hearings - round(self.agreement * n_hearings),
-            max_abs_error=max(0.0, self.delta),
-            tolerance=f"int8 at most {100 * MAX_LOSS:g} points above float",
-            passed=self.delta <= MAX_LOSS,
-        )
 
 
 def join_words(

@@ -78,7 +78,7 @@ def build_entry(
         side = torch_side(rounded, simulation=quantized.simulate)
         stages = _climbed(bundle, side, list(data.validation.waveforms[:LADDER_CLIPS]))
         judged, figures = _measured(bundle, side.offline, judge, measure)
-        _certify(bundle, [*stages, *judged.stages], judged)
+        _certify(bundle, stages, judged)
         card = _card(rounded, bundle, staged, figures, commands)
         write_card(staged, card)
     return card
@@ -128,7 +128,7 @@ def _climbed(bundle: Bundle, side: TorchSide, clips: list[Int16]) -> list[Stage]
 
 
 def _certify(bundle: Bundle, stages: Sequence[Stage], judged: Judged) -> None:
-    document = {**certificate(bundle, stages), "task": judged.task}
+    document = certificate(bundle, stages, task=judged.task)
     write_certificate(bundle, document, render_card(bundle, document))
 
 

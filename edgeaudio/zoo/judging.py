@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeaudio.parity.float_reference import FloatNetwork
-from edgeaudio.parity.stages import Stage
 from edgeaudio.progress import progress_bar
 from edgeaudio.zoo.noise import Noise, names_of, open_noise
 from edgeaudio_runtime.bundle import Bundle
@@ -27,8 +26,6 @@ class Judged:
     """Sections of the card."""
     task: dict[str, Any] | None = None
     """The task as a certificate has it; None where it has none."""
-    stages: tuple[Stage, ...] = ()
-    """Verdicts that the certificate rests on, beside the ladder's."""
 
 
 Judge = Callable[[Bundle, FloatNetwork], Judged]
@@ -111,10 +108,10 @@ def _string_judge(measure: Measurements) -> Judge:
         _check_split(measure, split)
         noises = _noises(measure, sample_rate=rate, n_samples=rate)
         strings, networks = join_words(words, sample_rate=rate), StringNetworks(bundle=bundle, network=network)
-        figures, verdict = string_figures(networks, strings, noises)
+        figures = string_figures(networks, strings, noises)
         about = {"data": measure.folder.resolve().name, "split": split}
         figures["word_errors"].update(about)
-        return Judged(figures=figures, task={**figures["hearings"], **about}, stages=(verdict,))
+        return Judged(figures=figures, task={**figures["hearings"], **about})
 
     return judge
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from edgeaudio.parity.float_reference import FloatNetwork
-from edgeaudio.parity.stages import Stage
 from edgeaudio.parity.word_errors import SpokenString, WordErrorResult, score_strings
 from edgeaudio.progress import progress_bar
 from edgeaudio.sweep.variants import VARIANTS, Variant
@@ -37,7 +36,7 @@ class StringNetworks:
 
 def string_figures(
     networks: StringNetworks, strings: Sequence[SpokenString], noises: Sequence[Noise]
-) -> tuple[dict[str, Any], Stage]:
+) -> dict[str, Any]:
     """Every figure of the card that comes from strings of words, JSON-ready.
 
     Args:
@@ -47,11 +46,11 @@ def string_figures(
 
     Returns:
         ``word_errors`` (each string once), ``hearings`` (each in sixteen fixed shifts and gains), ``gain`` and
-        ``noise``; and the verdict on what int8 costs over the sixteen.
+        ``noise``.
     """
     once = networks.read(strings, VARIANTS[:1], "reading strings")
     often = networks.read(strings, VARIANTS, f"reading strings in {len(VARIANTS)} ways")
-    figures = {
+    return {
         "word_errors": once.to_dict(),
         "hearings": often.to_dict(),
         "gain": [_row({"gain_db": gain_db}, networks, strings, gain_db) for gain_db in GAINS_DB],
@@ -61,7 +60,6 @@ def string_figures(
             for snr_db in SNRS_DB
         ],
     }
-    return figures, often.stage()
 
 
 def _row(
