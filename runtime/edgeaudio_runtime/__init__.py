@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeaudio_runtime.hub import Hub
     from edgeaudio_runtime.listening import alisten, listen
     from edgeaudio_runtime.manifest import Manifest
+    from edgeaudio_runtime.ngram import NgramModel
     from edgeaudio_runtime.pre_roll import AudioClip, PreRoll
     from edgeaudio_runtime.presets import PRESETS, preset
     from edgeaudio_runtime.resampling import Resampler
@@ -52,6 +53,7 @@ __all__ = [
     "KeywordEvent",
     "Manifest",
     "MelSpec",
+    "NgramModel",
     "ParityError",
     "PcmSpec",
     "PreRoll",
@@ -81,6 +83,7 @@ _HOMES = {
     "hub": ("Hub",),
     "listening": ("alisten", "listen"),
     "manifest": ("Manifest",),
+    "ngram": ("NgramModel",),
     "pre_roll": ("AudioClip", "PreRoll"),
     "presets": ("PRESETS", "preset"),
     "resampling": ("Resampler",),
