@@ -40,7 +40,9 @@ def checked_scale(samples: Samples) -> float:
         return INT16_SCALE
     if samples.dtype != _FLOAT32:
         raise SpecError(f"samples.dtype={samples.dtype} must be int16 or float32; {_dtype_remedy(samples.dtype)}")
-    if not samples.dot(samples) < _SAFE_ENERGY:
+    with np.errstate(over="ignore", invalid="ignore"):  # an energy beyond float32 is infinite, which is not safe
+        is_safe = samples.dot(samples) < _SAFE_ENERGY
+    if not is_safe:
         _check_values(samples)
     return 1.0
 

@@ -230,7 +230,8 @@ def _parse_format(body: bytes, name: str) -> WavFormat:
 def decode(block: bytes, form: WavFormat) -> Samples:
     """The samples of whole frames, channels interleaved, as int16 or float32 in -1..1."""
     if form.is_float:
-        return np.frombuffer(block, dtype=f"<f{form.bits // 8}").astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # becomes infinity or NaN, which the front end refuses
+            return np.frombuffer(block, dtype=f"<f{form.bits // 8}").astype(np.float32)
     if form.bits == 16:
         return np.frombuffer(block, dtype="<i2").astype(np.int16, copy=False)
     if form.bits == 8:

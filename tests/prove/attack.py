@@ -23,6 +23,7 @@ import signal
 import struct
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,7 @@ def main(arguments: list[str]) -> int:
         attack.warm_up()
         strays = watch_files(sandbox)
         limit_memory()
+        warnings.simplefilter("error")  # a warning on a user's screen is a finding
         counts: collections.Counter[str] = collections.Counter()
         for seed in range(first, last):
             status[:8] = struct.pack("<q", seed)

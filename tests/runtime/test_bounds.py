@@ -66,7 +66,7 @@ def test_too_many_or_too_large_artifacts_are_refused_before_any_is_read(own_bund
 
 def test_states_beyond_all_memory_are_refused(own_bundle: Path) -> None:
     path = changed(own_bundle, lambda manifest: manifest["network"]["states"][0].update(shape=[1, 2**30, 1, 2**30]))
-    with pytest.raises(BundleError, match="elements of all states=1152921504606846"):
+    with pytest.raises(BundleError, match=r"elements of all states=1152921504606\d+ must be <= 16777216"):
         open_bundle(path)
 
 
@@ -126,7 +126,7 @@ def test_a_message_is_one_line_of_printable_characters(message: str, shown: str)
 
 def test_a_long_message_keeps_its_ends() -> None:
     text = str(BundleError("name=" + "x" * 10_000 + " must be short; shorten it"))
-    assert len(text) == MAX_MESSAGE
+    assert len(text) <= MAX_MESSAGE
     assert text.startswith("name=xxx")
     assert text.endswith("xxx must be short; shorten it")
     assert " ... " in text
