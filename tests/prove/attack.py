@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgeaudio_runtime.bundle import PREFERENCE
 from edgeaudio_runtime.bundle_files import open_files
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError
 from tests.prove import mutated_bundle, mutated_wav, mutated_zip
@@ -58,9 +59,9 @@ class Attack:
         for seed in range(20 if self._kind == "wav" else 0):
             outcome(lambda seed=seed: mutated_wav.read_mutant(random.Random(seed)))
         for files in () if self._kind in ("wav", "watch") else self._bases:
-            for engine in {"numpy", ENGINES.get(self._kind, "numpy")}:
-                memory = mutated_bundle.MemoryFiles(files)
-                mutated_bundle.run_bundle(memory, self._place, engine=engine, with_selftest=True)
+            memory = mutated_bundle.MemoryFiles(files)
+            engines = ENGINES.get(self._kind, OWN_ENGINES)
+            mutated_bundle.run_bundle(memory, self._place, engines=engines, with_selftest=True)
             entries = [mutated_zip.entry_of(*item, deflated=True) for item in files.items()]
             self._run_path(self._zip(mutated_zip.archive(entries)))
 
@@ -79,9 +80,9 @@ class Attack:
             path = mutated_zip.write_mutated_folder(files, self._place / "bundle", rng)
             return lambda: self._run_path(path)
         memory = mutated_bundle.MemoryFiles(_IN_MEMORY[self._kind](files, rng))
-        engine = ENGINES.get(self._kind, "numpy")
+        engines = ENGINES.get(self._kind, OWN_ENGINES)
         proves = self._kind == "golden" or rng.random() < 0.1
-        return lambda: mutated_bundle.run_bundle(memory, self._place, engine=engine, with_selftest=proves)
+        return lambda: mutated_bundle.run_bundle(memory, self._place, engines=engines, with_selftest=proves)
 
     def _zip(self, data: bytes) -> Path:
         path = self._place / "bundle.zip"
@@ -89,7 +90,7 @@ class Attack:
         return path
 
     def _run_path(self, path: Path) -> None:
-        mutated_bundle.run_bundle(open_files(path), path, engine="numpy", with_selftest=False)
+        mutated_bundle.run_bundle(open_files(path), path, engines=OWN_ENGINES, with_selftest=False)
 
     def strays(self) -> list[str]:
         """What lies in the sandbox and should not."""
@@ -107,8 +108,10 @@ _IN_MEMORY: dict[str, Callable[[mutated_bundle.Files, random.Random], mutated_bu
     "onnx": lambda files, rng: mutated_bundle.mutated_model(files, rng, "model.onnx"),
     "tflite": lambda files, rng: mutated_bundle.mutated_model(files, rng, "model.tflite"),
 }
-ENGINES = {"onnx": "onnxruntime", "tflite": "litert"}
-"""Engines of the kinds that numpy does not read."""
+ENGINES = {"onnx": ("onnxruntime",), "tflite": ("litert",)}
+"""Engines of the kinds that others read."""
+OWN_ENGINES = ("numpy", *(name for name in PREFERENCE if name not in ("numpy", "litert", "onnxruntime")))
+"""Engines that read the integer graph with code of ours; numpy says what is right."""
 
 
 def _crash() -> None:

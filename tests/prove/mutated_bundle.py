@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.bundle_files import MAX_FILE_BYTES, BundleFiles, limited
+from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.engines.boundary import signature_of
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError
+from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.features import FeatureSpec
 from edgeaudio_runtime.graph_file import load_graph
 from edgeaudio_runtime.manifest import check_path
@@ -155,26 +158,36 @@ def _signed(files: Files, manifest: Any) -> Files:
     return {**files, "manifest.json": json.dumps(manifest).encode()}
 
 
-def run_bundle(files: BundleFiles, path: Path, *, engine: str, with_selftest: bool) -> None:
+def run_bundle(files: BundleFiles, path: Path, *, engines: Sequence[str], with_selftest: bool) -> None:
     """Open, listen in two ways, and prove itself: both ways must hear the same, and say it in sense.
+
+    Engines after the first may refuse what the first runs; where they do not, they must hear what it heard.
 
     Raises:
         EdgeAudioError: The bundle was refused.
         AssertionError: It was not, and the result is wrong.
     """
     bundle = Bundle(files, path=path)
-    program = bundle.program(engine)
+    heard = _heard(bundle, bundle.program(engines[0]))
+    for event in heard:
+        _check_event(event.to_dict(), bundle)
+    for engine in engines[1:]:
+        with contextlib.suppress(EdgeAudioError):
+            if _heard(bundle, bundle.program(engine)) != heard:
+                raise AssertionError(f"{engine} hears something else than {engines[0]}")
+    if with_selftest and bundle.has_golden:
+        self_test(bundle, engine=engines[0])
+
+
+def _heard(bundle: Bundle, program: Program) -> list[Event]:
     pcm = PCM if bundle.features.sample_rate <= 48_000 else PCM[:2000]
     stream = AudioStream(bundle, program=program)
     whole = stream.process(pcm) + stream.flush()
     stream = AudioStream(bundle, program=program)
     parts = [event for part in np.array_split(pcm, 3) for event in stream.process(part)]
     if parts + stream.flush() != whole:
-        raise AssertionError("the events depend on the chunks")
-    for event in whole:
-        _check_event(event.to_dict(), bundle)
-    if with_selftest and bundle.has_golden:
-        self_test(bundle, program=program)
+        raise AssertionError(f"the events of {program.engine} depend on the chunks")
+    return whole
 
 
 def _check_event(event: dict[str, Any], bundle: Bundle) -> None:
