@@ -109,6 +109,11 @@ class _Entry:
             return self.best_label, self.path_label
         return self.best_blank, self.path_blank
 
+    @property
+    def worth(self) -> float:
+        """What prefixes are ranked by."""
+        return self.total + self.prefix.bias.bonus
+
     def add_blank(self, log_p: float, best: float, path: _Path) -> None:
         self.blank = _log_add(self.blank, log_p)
         if best > self.best_blank:
@@ -144,9 +149,7 @@ class BeamSearch:
             step.take(entry)
         before = self._entries[0].prefix
         # Ties keep the order in which prefixes were met.
-        self._entries = sorted(step.entries(), key=lambda entry: -(entry.total + entry.prefix.bias.bonus))[
-            : self._width
-        ]
+        self._entries = sorted(step.entries(self._width), key=lambda entry: -entry.worth)[: self._width]
         for entry in self._entries:
             entry.prefix.register()
         return self._entries[0].prefix is not before
@@ -173,10 +176,23 @@ class _Step:
         self._bias, self._log_p, self._output = bias, log_p, output
         self._labels = _candidates(log_p)
         self._known: dict[_Prefix, _Entry] = {}
-        self._fresh: dict[tuple[_Prefix, int], _Entry | None] = {}
+        self._fresh: list[tuple[_Prefix, int, float, float, _Path]] = []
 
-    def entries(self) -> list[_Entry]:
-        return [*self._known.values(), *(entry for entry in self._fresh.values() if entry is not None)]
+    def entries(self, width: int) -> list[_Entry]:
+        """All prefixes that may be among the best ``width``."""
+        entries = list(self._known.values())
+        worth = sorted(entry.worth for entry in entries)
+        least = worth[-width] if len(worth) >= width else -inf
+        for prefix, label, log_p, best, path in self._fresh:
+            # A new prefix comes of its parent alone, so this is all it will be worth.
+            if log_p + prefix.bias.bonus + self._bias.most_gain < least:
+                continue
+            bias = self._bias.step(prefix.bias, label)
+            if bias is not None:
+                entry = _Entry(_Prefix(prefix, label, bias))
+                entry.add_label(log_p, best, (path, label, self._output, self._output, self._log_p[label]))
+                entries.append(entry)
+        return entries
 
     def take(self, entry: _Entry) -> None:
         """What comes of one prefix: the same text, or one more label, the last one again only after a blank."""
@@ -196,20 +212,13 @@ class _Step:
                 self._extend(entry.prefix, label, entry.blank, entry.best_blank, entry.path_blank)
 
     def _extend(self, prefix: _Prefix, label: int, total: float, best: float, path: _Path) -> None:
-        target = self._child(prefix, label)
-        if target is not None:
-            log_p = self._log_p[label]
-            target.add_label(total + log_p, best + log_p, (path, label, self._output, self._output, log_p))
-
-    def _child(self, prefix: _Prefix, label: int) -> _Entry | None:
+        log_p = self._log_p[label]
         known = prefix.children.get(label) if prefix.children is not None else None
-        if known is not None:
-            return self._entry(known)
-        key = (prefix, label)
-        if key not in self._fresh:
-            bias = self._bias.step(prefix.bias, label)
-            self._fresh[key] = None if bias is None else _Entry(_Prefix(prefix, label, bias))
-        return self._fresh[key]
+        if known is None:
+            self._fresh.append((prefix, label, total + log_p, best + log_p, path))
+        else:
+            longer = (path, label, self._output, self._output, log_p)
+            self._entry(known).add_label(total + log_p, best + log_p, longer)
 
     def _entry(self, prefix: _Prefix) -> _Entry:
         if prefix not in self._known:

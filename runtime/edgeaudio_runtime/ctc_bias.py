@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import log
+from typing import NamedTuple
 
 from edgeaudio_runtime.decoder_config import DecoderConfig
 from edgeaudio_runtime.ngram import BEGIN, END
@@ -12,8 +12,7 @@ from edgeaudio_runtime.spelling import Spelling, Trie, check_total
 _LN10 = log(10.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Bias:
+class Bias(NamedTuple):
     """Where a prefix stands. What it holds depends on the labels of the prefix alone, not on when they came."""
 
     node: Trie | None
@@ -26,11 +25,8 @@ class Bias:
     """Labels of the word under way."""
     earned: float
     """Log probability added for good."""
-
-    @property
-    def bonus(self) -> float:
-        """Log probability added so far; a hotword under way counts in proportion."""
-        return self.earned + max((node.share for node in self.hot), default=0.0)
+    bonus: float
+    """Log probability added so far; a hotword under way counts in proportion."""
 
 
 class TextBias:
@@ -43,9 +39,9 @@ class TextBias:
             SpecError: One that the labels cannot spell, or too many.
         """
         self._config, self._spelling, self._model = config, spelling, config.language_model
+        check_total([*config.words, *config.phrases, *config.hotwords])
         listed = [spelling.spell(text) for text in config.words or config.phrases]
         hot = [(spelling.spell(text), bonus) for text, bonus in config.hotwords.items()]
-        check_total([*listed, *(labels for labels, _ in hot)])
         self._listed, self._hot = (Trie() if listed else None), Trie()
         for labels in listed:
             assert self._listed is not None
@@ -54,10 +50,15 @@ class TextBias:
             self._hot.add(labels, bonus)
         self._counts_words = self._model is not None or config.insertion_bonus != 0.0
         self._n_context = self._model.order - 1 if self._model is not None else 0
-        self.start = Bias(self._listed, (), (BEGIN,)[: self._n_context], (), 0.0)
+        self.start = Bias(self._listed, (), (BEGIN,)[: self._n_context], (), 0.0, 0.0)
+        self._is_none = not listed and not hot and not self._counts_words
+        self.most_gain = self._most_gain()
+        """What one more label can add to a bonus, at most."""
 
     def step(self, bias: Bias, label: int) -> Bias | None:
         """After one more label; None where the lists have no such text."""
+        if self._is_none:
+            return bias
         node = self._step_list(bias.node, label)
         if node is None and self._listed is not None:
             return None
@@ -71,7 +72,8 @@ class TextBias:
         if spelling.is_word_level:
             worth, context = self._worth(context, word)
             earned, word = earned + worth, ()
-        return Bias(node, hot, context, word, earned + won)
+        earned += won
+        return Bias(node, hot, context, word, earned, earned + max((under.share for under in hot), default=0.0))
 
     def final_bonus(self, bias: Bias) -> float | None:
         """What is added to the log probability of a text that ends here; None where the lists have no such text."""
@@ -83,6 +85,15 @@ class TextBias:
         if self._model is not None:
             worth += self._config.lm_weight * _LN10 * self._model.log10(context, END)
         return bias.earned + worth + _complete(bias.hot)
+
+    def _most_gain(self) -> float:
+        # A hotword is won or a negative one given up, another one begins, and a word is over.
+        gain = 2 * max(map(abs, self._config.hotwords.values()), default=0.0) + max(0.0, self._config.insertion_bonus)
+        if self._model is None:
+            return gain
+        pairs = self._model.ngrams.values()
+        likeliest = max(log10 for log10, _ in pairs) + self._n_context * max([0.0, *(weight for _, weight in pairs)])
+        return gain + self._config.lm_weight * _LN10 * max(0.0, likeliest)
 
     def _may_end(self, node: Trie | None) -> bool:
         return node is self._listed or (node is not None and node.ends)

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from edgeaudio_runtime.errors import SpecError
 
-MOST_SPELT = 200_000
-"""Labels in all words, phrases and hotwords together."""
+MOST_SPELT = 100_000
+"""Characters in all words, phrases and hotwords together; their trees then take 30 MB at most."""
+_LONGEST_PIECE = 64
+"""Longer labels are found in no word."""
 _MARKS = (" ", "|", "\u2581")
 """Alone between words, or first in a label that begins one: characters, wav2vec 2.0, SentencePiece."""
 
@@ -71,7 +73,7 @@ class Spelling:
         return "".join(_BYTE_TO_LETTER[byte] for byte in text.encode()) if self._byte_level else text
 
     def _pieces(self, text: str) -> list[str]:
-        longest = max(map(len, self._ids), default=1)
+        longest = min(_LONGEST_PIECE, max(map(len, self._ids), default=1))
         pieces: list[str] = []
         position = 0
         while position < len(text):
@@ -106,15 +108,15 @@ class Trie:
         node.ends, node.bonus = True, bonus
 
 
-def check_total(spellings: Sequence[Sequence[int]]) -> None:
+def check_total(texts: Iterable[str]) -> None:
     """Refuse lists that would fill a device's memory.
 
     Raises:
-        SpecError: More than ``MOST_SPELT`` labels.
+        SpecError: More than ``MOST_SPELT`` characters.
     """
-    total = sum(map(len, spellings))
+    total = sum(map(len, texts))
     if total > MOST_SPELT:
-        raise SpecError(f"words, phrases and hotwords have {total} labels, they must have <= {MOST_SPELT}; list fewer")
+        raise SpecError(f"words and hotwords have {total} characters, they must have <= {MOST_SPELT}; list fewer")
 
 
 def _few(ids: dict[str, int]) -> list[str]:

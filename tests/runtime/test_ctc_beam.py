@@ -279,6 +279,16 @@ def test_what_cannot_be_spelt_is_named() -> None:
         decoder(separator=" ", beam_width=4, hotwords={"c": 1.0})
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_leaving_out_what_cannot_be_kept_changes_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = NgramModel(ngrams={**MODEL.ngrams, ("b",): (0.4, 0.6)})  # no probability, but nothing forbids it
+    config = words(beam_width=3, hotwords={"a b": 2.0, "b b": -1.0}, language_model=model, insertion_bonus=0.3)
+    codes = logits(40, seed)
+    found = run(search(config), codes)
+    monkeypatch.setattr(TextBias, "_most_gain", lambda self: np.inf)
+    assert run(search(config), codes).texts() == found.texts()
+
+
 @settings(max_examples=8)
 @given(seed=st.integers(0, 999), cuts=st.lists(st.integers(0, 90), max_size=6), min_words=st.integers(0, 3))
 def test_cutting_the_outputs_changes_nothing(seed: int, cuts: list[int], min_words: int) -> None:
@@ -421,5 +431,5 @@ def test_a_beam_needs_the_scale_of_the_logits() -> None:
 
 def test_lists_that_would_fill_a_device_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeaudio_runtime.spelling.MOST_SPELT", 10)
-    with pytest.raises(SpecError, match="have 11 labels, they must have <= 10; list fewer"):
-        decoder(beam_width=2, words=["a" * 11])
+    with pytest.raises(SpecError, match="have 11 characters, they must have <= 10; list fewer"):
+        decoder(beam_width=2, words=["a" * 6], hotwords={"b" * 5: 1.0})
