@@ -36,6 +36,7 @@ class SpeechGate:
 
     watch = None
     is_idle = False
+    latched = np.zeros(0, dtype=bool)
 
     def __init__(self, bundle: Bundle) -> None:
         """Make a gate of ``bundle``.
