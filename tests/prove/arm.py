@@ -168,6 +168,9 @@ def compare(host: dict[str, Any], arm: dict[str, Any]) -> list[str]:
     """Codes to logits to events must be the same in every bit, PCM to events the same decisions."""
     found = []
     there = dict(_engines(arm))
+    for bundle, entry in host["bundles"].items():
+        lost = set(entry["front_ends"]) - set(arm["bundles"].get(bundle, {"front_ends": ()})["front_ends"])
+        found += [f"{bundle}: the {name} front end did not run" for name in sorted(lost)]
     for name, here in _engines(host):
         if name not in there:
             found.append(f"{name} did not run")
@@ -199,8 +202,6 @@ def _compare_features(place: Path, arm: dict[str, Any], say: Say) -> Iterator[st
             )
             if worst > FEATURE_ATOL:
                 yield f"{bundle}: features of the {front_end} front end are {worst} off"
-        if "native" not in entry["front_ends"] and "numpy" in entry["front_ends"]:
-            say(f"arm: {bundle} has no native front end there")
 
 
 def run_tests(place: Path, say: Say) -> tuple[int, str]:

@@ -7,16 +7,20 @@ Needs the runtime alone. Prints one JSON object; features go to OUTPUT as .npy f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeaudio_runtime.bundle import Bundle, open_bundle
+from edgeaudio_runtime.bundle import PREFERENCE, Bundle, open_bundle
+from edgeaudio_runtime.engines.base import Program
+from edgeaudio_runtime.errors import BundleError, EngineError
 from edgeaudio_runtime.front_end import FrontEnd, choose_implementation
 from edgeaudio_runtime.listener import open_listener
 from edgeaudio_runtime.selftest import self_test
@@ -31,10 +35,15 @@ def probe(path: Path, output: Path) -> dict[str, Any]:
         front_ends.append("native")
     for front_end in front_ends:
         np.save(output / f"{path.name}.{front_end}.npy", features(bundle, front_end))
-    return {
-        "front_ends": front_ends,
-        "engines": {name: heard_by(bundle, name, front_ends) for name in bundle.engines()},
-    }
+    engines = {program.engine: heard_by(bundle, program, front_ends) for program in programs(bundle)}
+    return {"front_ends": front_ends, "engines": engines}
+
+
+def programs(bundle: Bundle) -> Iterator[Program]:
+    """A program of every engine that runs the bundle here."""
+    for name in PREFERENCE:
+        with contextlib.suppress(EngineError, BundleError):
+            yield bundle.program(name)
 
 
 def features(bundle: Bundle, front_end: Any) -> np.ndarray:
@@ -43,9 +52,9 @@ def features(bundle: Bundle, front_end: Any) -> np.ndarray:
     return np.concatenate([source.process(bundle.golden.pcm), source.flush(bundle.manifest.network.step_frames)])
 
 
-def heard_by(bundle: Bundle, engine: str, front_ends: list[Any]) -> dict[str, Any]:
+def heard_by(bundle: Bundle, program: Program, front_ends: list[Any]) -> dict[str, Any]:
     """Codes to logits to events, PCM to events, and the self-test of one engine."""
-    golden, program = bundle.golden, bundle.program(engine)
+    golden = bundle.golden
     logits = program.session().run(golden.codes)
     listener = open_listener(bundle)
     events = [event.to_dict() for event in (*listener.hear(logits, golden.features), *listener.finish())]

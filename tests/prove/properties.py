@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeaudio_runtime.bundle import Bundle, open_bundle
+from edgeaudio_runtime.bundle import PREFERENCE, Bundle, open_bundle
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.stream import AudioStream, LogitStream
 from tests.runtime.conftest import scene, write_test_bundle
@@ -23,7 +23,9 @@ Samples = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 Heard = tuple[tuple[str, ...], bytes]
 """Events as text, and the logit codes behind them."""
 
-ENGINES = ("numpy", "onnxruntime", "litert")
+ARTIFACTS = ("numpy", "onnxruntime", "litert")
+"""Engines with an artifact of their own."""
+ENGINES = tuple(sorted(PREFERENCE))
 DTYPES = ("int16", "float32")
 FRONT_ENDS = ("native", "numpy")
 N_THREADS = 4
@@ -212,7 +214,7 @@ class Subjects:
         if setting.task not in self._bundles:
             path = self._place / setting.task
             if not (path / "manifest.json").is_file():
-                write_test_bundle(path, task=setting.task, engines=ENGINES)
+                write_test_bundle(path, task=setting.task, engines=ARTIFACTS)
             self._bundles[setting.task] = open_bundle(path)
         bundle, key = self._bundles[setting.task], (setting.task, setting.engine)
         if key not in self._programs:

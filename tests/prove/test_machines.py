@@ -41,7 +41,10 @@ def test_one_code_or_one_event_off_is_named() -> None:
     assert arm.compare(report(), report(codes_to_events=events)) == [
         "kws on numpy: the events of the same codes differ"
     ]
-    assert arm.compare(report(), {"bundles": {}}) == ["kws on numpy did not run"]
+    assert arm.compare(report(), {"bundles": {}}) == [
+        "kws: the native front end did not run",
+        "kws on numpy did not run",
+    ]
     failed = report(selftest=False, failed_stages=["x"])
     assert arm.compare(report(), failed) == ["kws on numpy: the self-test failed: ['x']"]
 
