@@ -126,6 +126,8 @@ def count_events(bundle: Bundle, codes: Codes, *, threshold: float, quant: Quant
         threshold=threshold,
         thresholds={},
         release=min(bundle.detector_config.release, threshold),
+        releases={},
+        gate_db=None,  # codes alone do not say how loud it was
     )
     detector = KeywordDetector(
         config,
