@@ -22,7 +22,7 @@ from edgeaudio_models.synthesis.planning import VALIDATION_SHARE
 from edgeaudio_models.synthesis.speech import set_level
 from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.wake_word.background import RecordedSpeech, check_background, joined, read_speech
-from edgeaudio_models.wake_word.negatives import near_texts, other_texts, partial_texts, running_texts
+from edgeaudio_models.wake_word.negatives import near_texts, other_texts, partial_texts
 from edgeaudio_models.wake_word.phonemes import Phonemizer
 from edgeaudio_models.wake_word.phrase import Phrase, read_phrase
 from edgeaudio_models.wake_word.speaking import Progress, Said, Speakers, speakers
@@ -141,10 +141,6 @@ def _synthesized_negatives(
             settings.other_clips,
         ),
     }
-    if settings.running_texts:
-        own = np.random.default_rng([seed, 10])
-        texts = running_texts(phrase, phonemizer, n_texts=settings.running_texts, generator=own)
-        kinds["running"] = (texts, settings.running_clips)
     spoken = {name: voices.say(name, texts, n, progress) for name, (texts, n) in kinds.items() if texts and n}
     said = spoken.values()
     return Negatives(

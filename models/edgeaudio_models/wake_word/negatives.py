@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from edgeaudio_models.synthesis.words import UNKNOWN_WORDS, unknown_words
-from edgeaudio_models.wake_word.phonemes import Phonemes, Phonemizer, distance, hidden_distance
+from edgeaudio_models.wake_word.phonemes import Phonemes, Phonemizer, distance
 from edgeaudio_models.wake_word.phrase import Phrase
 
 LEAST_DISTANCE = 0.6
@@ -33,11 +33,6 @@ COMMON_WORDS = (
     "nothing", "ago", "lead", "social", "whether", "watch", "together", "follow", "parent", "face", "anything",
 )  # fmt: skip
 """Frequent English words: most of what a microphone hears that is not the phrase."""
-LINKING_WORDS = (
-    "a", "an", "are", "as", "at", "be", "been", "by", "do", "has", "he", "if", "in", "is", "it", "me", "my", "of",
-    "off", "on", "or", "so", "to", "up", "us", "was", "we", "were",
-)  # fmt: skip
-"""Short words that running speech binds to their neighbours."""
 
 
 def near_texts(phrase: Phrase, phonemizer: Phonemizer, *, n_texts: int) -> tuple[str, ...]:
@@ -74,36 +69,6 @@ def _near_words(target: Phonemes, lexicon: Mapping[str, Phonemes], n_words: int)
             heapq.heappop(heap)
             limit = -heap[0][0]
     return [(-far, word) for far, word in heap]
-
-
-def running_texts(
-    phrase: Phrase, phonemizer: Phonemizer, *, n_texts: int, generator: np.random.Generator
-) -> tuple[str, ...]:
-    """Strings of four frequent words whose middle two, said in one breath, hold what is near the phrase.
-
-    Read text is full of them, as "our visit" is for "jarvis", and no single word of the lexicon is like that.
-
-    Args:
-        phrase: The phrase.
-        phonemizer: Source of pronunciations.
-        n_texts: How many; there may be fewer.
-        generator: Draws the outer words.
-    """
-    frequent = [word for word in (*COMMON_WORDS, *LINKING_WORDS) if word not in phrase.words]
-    sounds = {word: phonemizer.phonemes(word) for word in frequent}
-    pairs = (((first, second), sounds[first] + sounds[second]) for first in frequent for second in frequent)
-    limit = MOST_DISTANCE * len(phrase.phonemes)
-    # Only the nearest matter, so the bound falls as in _near_words.
-    heap: list[tuple[float, tuple[str, str]]] = []
-    for pair, within in pairs:
-        far = hidden_distance(phrase.phonemes, within, limit=limit)
-        if LEAST_DISTANCE <= far <= limit:
-            heapq.heappush(heap, (-far, pair))
-            if len(heap) > n_texts:
-                heapq.heappop(heap)
-                limit = -heap[0][0]
-    near = (pair for _, pair in sorted(heap, reverse=True))
-    return tuple(" ".join((_pick(frequent, generator), *pair, _pick(frequent, generator))) for pair in near)
 
 
 def partial_texts(phrase: Phrase, phonemizer: Phonemizer) -> tuple[str, ...]:

@@ -116,26 +116,6 @@ def distance(first: Sequence[str], second: Sequence[str], *, limit: float = floa
     return row[-1]
 
 
-def hidden_distance(sounds: Sequence[str], within: Sequence[str], *, limit: float = float("inf")) -> float:
-    """Least :func:`distance` of ``sounds`` to any stretch of ``within``, wherever it begins and ends.
-
-    Args:
-        sounds: Phonemes to look for.
-        within: Phonemes of running speech.
-        limit: As for :func:`distance`.
-
-    Sellers, "The theory and computation of evolutionary distances: pattern recognition", J. Algorithms 1(4), 1980.
-    """
-    row = [0.0] * (len(within) + 1)
-    for i, sound in enumerate(sounds):
-        above, row = row, [i + 1.0]
-        for j, other in enumerate(within):
-            row.append(min(above[j + 1] + 1.0, row[j] + 1.0, above[j] + exchange_cost(sound, other)))
-        if min(row) > limit:
-            return float("inf")
-    return min(row)
-
-
 @cache
 def exchange_cost(first: str, second: str) -> float:
     """0 for the same phoneme, 1 for a vowel against a consonant; between, a third for each of manner, place and

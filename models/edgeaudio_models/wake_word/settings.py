@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edgeaudio_runtime.errors import SpecError
 
@@ -22,10 +22,6 @@ class WakeWordSettings:
     near_words: int = 240
     """Words or phrases nearest to the phrase."""
     near_clips: int = 2000
-    """Times one of them is said."""
-    running_texts: int = field(default=0, metadata={"added_later": True})
-    """Strings of frequent words in which running speech comes near the phrase from one word to the next."""
-    running_clips: int = field(default=0, metadata={"added_later": True})
     """Times one of them is said."""
     partial_clips: int = 400
     """Times a part of the phrase is said."""
@@ -50,8 +46,7 @@ class WakeWordSettings:
         for name in ("positives", "near_clips", "other_clips", "mining_clips"):
             if getattr(self, name) < 8:
                 raise SpecError(f"wake_word.{name}={getattr(self, name)} must be >= 8")
-        counts = ("near_words", "running_texts", "running_clips", "partial_clips", "noise_clips", "mined")
-        for name in (*counts, "mining_epochs"):
+        for name in ("near_words", "partial_clips", "noise_clips", "mined", "mining_epochs"):
             if getattr(self, name) < 0:
                 raise SpecError(f"wake_word.{name}={getattr(self, name)} must be >= 0")
         if self.variants < 1:
