@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from edgeaudio_runtime.ctc_beam import BeamSearch, LogProbabilities, _Prefix
 from edgeaudio_runtime.ctc_bias import TextBias
 from edgeaudio_runtime.ctc_decoder import CtcDecoder, DecoderConfig
-from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.detector_config import DetectorConfig
+from edgeaudio_runtime.errors import EdgeAudioError, SpecError
 from edgeaudio_runtime.events import TranscriptEvent
 from edgeaudio_runtime.extent import StreamClock
 from edgeaudio_runtime.ngram import NgramModel
@@ -416,6 +417,24 @@ def test_a_damaged_arpa_file_is_refused(old: str, new: str, words: str) -> None:
 def test_wrong_settings_are_named(values: dict[str, object], words: str) -> None:
     with pytest.raises(SpecError, match=words):
         DecoderConfig.from_dict({"schema_version": 1, **values})
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=3)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=6,
+)
+NAMES = st.sampled_from([*DecoderConfig.__dataclass_fields__, *DetectorConfig.__dataclass_fields__])
+
+
+@settings(max_examples=30)
+@given(values=st.dictionaries(NAMES, JSON, max_size=4), kind=st.sampled_from([DecoderConfig, DetectorConfig]))
+def test_any_json_makes_settings_or_one_line(values: dict[str, object], kind: type) -> None:
+    try:
+        config = kind.from_dict({"schema_version": 1, "beam_width": 2, **values} if kind is DecoderConfig else values)
+    except EdgeAudioError:
+        return
+    assert kind.from_dict(config.to_dict()) == config
 
 
 def test_settings_survive_the_way_to_json_and_back_and_new_ones_are_left_out_where_unset() -> None:
