@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,8 +29,9 @@ MAX_JSON_BYTES = 4 * 1024 * 1024
 """manifest.json, detector.json and the like are a few kB."""
 _SPARE_BYTES = 2**16
 """Bytes read beyond what the manifest says, so that the message can tell how many there are."""
-PREFERENCE = ("litert", "onnxruntime", "numpy")
-"""Engines from fast to always there; "auto" takes the first that is installed and has an artifact."""
+PREFERENCE = ("native", "litert", "onnxruntime", "numpy")
+"""Engines from fast to always there; "auto" takes the first that can run. "native" is the C core of this package; it
+runs what "numpy" runs, if the core computes all of it."""
 
 
 class Bundle:
@@ -174,14 +176,19 @@ class Bundle:
         """Load the artifact of an engine.
 
         Args:
-            engine: "numpy", "onnxruntime", "litert", or "auto" for the first of :data:`PREFERENCE` that can run.
+            engine: "native", "numpy", "onnxruntime", "litert", or "auto" for the first of :data:`PREFERENCE` that can.
 
         Raises:
             EngineError: No such engine, not installed, or it cannot run the artifact.
             BundleError: No artifact for it, or one that contradicts the manifest.
         """
-        from edgeaudio_runtime.programs import load_program
+        from edgeaudio_runtime.programs import load_native, load_program
 
+        if engine == "native":
+            return load_native(self)
+        if engine == "auto" and "numpy" in self.manifest.engines:
+            with suppress(EngineError):
+                return load_native(self)
         return load_program(self, self._chosen(engine))
 
     def _chosen(self, engine: str) -> str:

@@ -153,13 +153,19 @@ class KeywordDetector:
     @property
     def is_idle(self) -> bool:
         """Whether no event can come before an output that :attr:`watch` describes; such outputs may be given later."""
-        return self._is_idle
+        return self._held is None
+
+    @property
+    def latched(self) -> npt.NDArray[np.bool_]:
+        """Labels that fired and were not below their ``release`` since, ``[n_labels]``; these cannot fire."""
+        return self._latched
 
     @property
     def watch(self) -> Watch:
         """What ends idleness."""
         return Watch(
             thresholds=tuple(map(float, self._label_thresholds)),
+            releases=tuple(map(float, self._releases)),
             n_smoothing=self._n_smoothing,
             is_probability=self._output == "probabilities",
         )

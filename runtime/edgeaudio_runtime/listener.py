@@ -34,6 +34,11 @@ class Listener(Protocol):
         """Whether steps may wait, to be heard in one call, until one that :attr:`watch` describes."""
         ...
 
+    @property
+    def latched(self) -> npt.NDArray[np.bool_]:
+        """Labels that end no idleness before they were below their release, ``[n_labels]``."""
+        ...
+
     def hear(self, codes: Codes, features: Features) -> list[Event]:
         """Take the logit codes of whole steps and the features that went into them; return the events they complete."""
         ...
@@ -94,6 +99,11 @@ class KeywordListener:
         """See :class:`Listener`."""
         return self._detector.is_idle
 
+    @property
+    def latched(self) -> npt.NDArray[np.bool_]:
+        """See :class:`Listener`."""
+        return self._detector.latched
+
     def hear(self, codes: Codes, features: Features) -> list[Event]:
         """See :class:`Listener`."""
         return [*self._detector.process(codes, activity(self._spec, features))] if len(codes) else []
@@ -112,6 +122,7 @@ class TranscriptListener:
 
     watch = None
     is_idle = False
+    latched = np.zeros(0, dtype=bool)
 
     def __init__(self, bundle: Bundle, config: Any) -> None:
         from edgeaudio_runtime.ctc_decoder import CtcDecoder

@@ -26,7 +26,7 @@ Float64 = npt.NDArray[np.float64]
 LIBRARY = Path(__file__).with_name("native_front_end.so")
 """Where the build puts the library, whatever the platform calls one."""
 
-LIBRARY_VERSION = 2
+LIBRARY_VERSION = 4
 """``EDGEAUDIO_VERSION`` of the C source; a library of another version, left over from before, is not used."""
 
 LANES = 4
@@ -57,8 +57,17 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "edgeaudio_push": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)),
     "edgeaudio_next": (ctypes.c_int32, (ctypes.c_void_p,)),
     "edgeaudio_after": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "edgeaudio_take": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "edgeaudio_level": (ctypes.c_int32, ()),
+    "edgeaudio_run": (None, (ctypes.c_void_p,)),
 }
 """Result and arguments of what is called."""
+
+
+class CopyStruct(ctypes.Structure):
+    """``edgeaudio_copy`` of the C source."""
+
+    _fields_ = (("source", ctypes.c_void_p), ("target", ctypes.c_void_p), ("n_bytes", ctypes.c_int64))
 
 
 class _FrontEndStruct(ctypes.Structure):
@@ -78,7 +87,7 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def open_library(path: Path) -> ctypes.CDLL | None:
-    """The library at ``path`` with its functions declared, or None where it is missing, does not load or is another's."""
+    """The library at ``path`` with its functions declared, or None where it is missing, broken or another's."""
     try:
         library = ctypes.CDLL(str(path))
         if library.edgeaudio_version() != LIBRARY_VERSION:

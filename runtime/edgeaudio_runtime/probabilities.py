@@ -38,10 +38,15 @@ def quiet_lead(quant: QuantParams, threshold: float) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watch:
-    """When an idle detector must hear an output: once a smoothed probability reaches the threshold of its label."""
+    """When an idle detector must hear an output: once the smoothed probability of a label reaches its threshold.
+
+    Not of a latched label, which must first have been below its release.
+    """
 
     thresholds: tuple[float, ...]
     """One for each label, infinite for a background label."""
+    releases: tuple[float, ...]
+    """One for each label."""
     n_smoothing: int
     """Outputs averaged, those before the stream counting as 0."""
     is_probability: bool

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeaudio_runtime.bounds import MAX_GRAPH_BYTES, check_graph, check_size
-from edgeaudio_runtime.errors import BundleError, EdgeAudioError
+from edgeaudio_runtime.errors import BundleError, EdgeAudioError, EngineError, SpecError
 from edgeaudio_runtime.manifest import Artifact
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
     from edgeaudio_runtime.engines.base import NetworkSignature, Program
+    from edgeaudio_runtime.graph import IntegerGraph
 
 
 def load_program(bundle: Bundle, engine: str) -> Program:
@@ -22,10 +23,32 @@ def load_program(bundle: Bundle, engine: str) -> Program:
         raise
     except EdgeAudioError as error:
         raise type(error)(f"{bundle.path}: engine {engine!r}: {error}") from error
+    return in_stream(bundle, _as_promised(bundle, program, engine))
+
+
+def load_native(bundle: Bundle) -> Program:
+    """The C core on the integer graph, which is the artifact of the numpy engine.
+
+    Raises:
+        EngineError: the C core was not built with this installation, or does not compute all of the graph.
+        BundleError: the bundle has no integer graph, or one that contradicts the manifest.
+    """
+    from edgeaudio_runtime.engines.native_engine import NativeProgram
+
+    if bundle.manifest.mode == "whole":
+        raise EngineError("engine='native' runs step by step; this bundle hears whole recordings, use another engine")
+    try:
+        program = NativeProgram(_integer_graph(bundle))
+    except SpecError as error:
+        raise EngineError(f"{bundle.path}: engine 'native': {error}") from error
+    return in_stream(bundle, _as_promised(bundle, program, "numpy"))
+
+
+def _as_promised(bundle: Bundle, program: Program, engine: str) -> Program:
     promised = artifact_signature(bundle)
     if program.signature != promised:
         raise BundleError(f"the artifact of engine={engine!r} has {program.signature}, the manifest says {promised}")
-    return in_stream(bundle, program)
+    return program
 
 
 def in_stream(bundle: Bundle, program: Program) -> Program:
@@ -46,13 +69,18 @@ def artifact_signature(bundle: Bundle) -> NetworkSignature:
 
 def _load_numpy(bundle: Bundle) -> Program:
     from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
+
+    return NumpyProgram(_integer_graph(bundle))
+
+
+def _integer_graph(bundle: Bundle) -> IntegerGraph:
     from edgeaudio_runtime.graph_file import load_graph
 
     model, weights = (_one(bundle, "numpy", role) for role in ("model", "weights"))
     description = check_size(model.path, bundle.read(model.path), MAX_GRAPH_BYTES)
     graph = load_graph(description, bundle.read(weights.path))
     check_graph(graph)
-    return NumpyProgram(graph)
+    return graph
 
 
 def _load_onnxruntime(bundle: Bundle) -> Program:

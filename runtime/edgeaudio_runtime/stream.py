@@ -11,8 +11,9 @@ from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.features import FeatureSpec
-from edgeaudio_runtime.front_end import FrontEnd, Implementation, choose_implementation, compute_features
+from edgeaudio_runtime.front_end import FrontEnd, Implementation, compute_features
 from edgeaudio_runtime.listener import Listener, open_listener
+from edgeaudio_runtime.native_pipeline import native_pipeline
 from edgeaudio_runtime.quantization import Quantizer
 
 if TYPE_CHECKING:
@@ -150,16 +151,9 @@ class _Pipeline(Protocol):
     def reset(self) -> None: ...
 
 
-def _open_pipeline(
-    spec: FeatureSpec, program: Program, listener: Listener, front_end: Implementation
-) -> _Pipeline:
-    if spec.streamable and choose_implementation(spec, front_end) == "native":
-        from edgeaudio_runtime.native_pipeline import native_pipeline
-
-        native = native_pipeline(spec, program.signature, program.session(), listener)
-        if native is not None:
-            return native
-    return _StagedPipeline(LogitStream(spec, program, front_end=front_end), listener)
+def _open_pipeline(spec: FeatureSpec, program: Program, listener: Listener, front_end: Implementation) -> _Pipeline:
+    native = native_pipeline(spec, program.signature, program.session(), listener, front_end)
+    return _StagedPipeline(LogitStream(spec, program, front_end=front_end), listener) if native is None else native
 
 
 class _StagedPipeline:

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define EDGEAUDIO_VERSION 2 /* of these structures and functions; a library of another version is not used */
+#define EDGEAUDIO_VERSION 4 /* of these structures and functions; a library of another version is not used */
 
 int32_t edgeaudio_version(void);
 
@@ -44,13 +44,49 @@ typedef struct {
 int32_t edgeaudio_scratch_doubles(const edgeaudio_front_end *f);
 void edgeaudio_features(const edgeaudio_front_end *f, const double *samples, int32_t n_frames, float *features);
 
-/* --- stream.c: samples to the codes a network reads, its logits to whether anybody need look at them --- */
+/* --- network.c: codes of a step to logits --- */
 
 typedef struct {
     const void *from;
     void *to;
     int64_t n_bytes;
 } edgeaudio_copy;
+
+enum { EDGEAUDIO_COPY, EDGEAUDIO_DENSE, EDGEAUDIO_DEPTHWISE, EDGEAUDIO_ADD, EDGEAUDIO_CLAMP };
+
+/* An operation on [frames][bins][channels]; which fields count depends on the kind. */
+typedef struct {
+    int32_t kind;
+    int32_t n_out;         /* outputs of a dense convolution, channels of a depthwise one, else codes in all */
+    int32_t n_in;          /* codes that an output of a dense convolution reads */
+    int32_t bins, channels; /* of the input */
+    int32_t out_t, out_f;  /* frames and bins of the output */
+    int32_t kernel_t, kernel_f, stride_t, stride_f, dilation_t, dilation_f, pad_low;
+    int32_t is_contiguous; /* the codes that an output reads lie one behind the other */
+    int32_t x_zero, y_zero;
+    int32_t is_tied, sign; /* addends share quantization with the sum; +1 or -1 */
+    float low, high, zero; /* of the output */
+    float x_ratio, y_ratio;
+    const int8_t *x, *y;
+    int8_t *out;
+    const int8_t *weights; /* dense: see network.c; depthwise: [kernel_t][kernel_f][channels] */
+    const int32_t *bias, *bias_unsigned; /* [n_out, up to whole blocks of 16] */
+    const float *multiplier; /* [n_out] */
+    int8_t *room;          /* two windows of n_in codes and a few */
+    int32_t *sums;         /* two rows of n_out, up to whole blocks of 16 */
+} edgeaudio_op;
+
+typedef struct {
+    int32_t n_ops, n_carried;
+    int32_t level, reserved;       /* of vectors: at most what edgeaudio_level() says */
+    const edgeaudio_op *ops;
+    const edgeaudio_copy *carried; /* states, done when a step ends */
+} edgeaudio_network;
+
+int32_t edgeaudio_level(void);
+void edgeaudio_run(const edgeaudio_network *n);
+
+/* --- stream.c: samples to the codes a network reads, its logits to whether anybody need look at them --- */
 
 typedef struct {
     int64_t n_samples;     /* pushed since the reset */
@@ -72,7 +108,7 @@ typedef struct {
     float zero_point, low, high;
     double real_scale;  /* > 0: logit codes are probabilities of this scale; 0: logits */
     int32_t real_zero_point, reserved;
-    const edgeaudio_front_end *front_end;
+    const edgeaudio_front_end *front_end; /* 0: features come by edgeaudio_take() */
     const int16_t *pcm;  /* samples to be pushed, either these */
     const float *real;   /* or these, full scale at -1..1 */
     double *buffer;      /* [buffer_length], full scale at -32768..32767 */
@@ -83,17 +119,23 @@ typedef struct {
     int8_t *codes;       /* [capacity][n_logits] of the steps that wait */
     const double *powers; /* [256]: exp(-scale d) of a difference d of logit codes */
     const double *bounds; /* [n_labels]: sum of n_smoothing probabilities at which to look; infinite for background */
+    const double *releases; /* [n_labels]: sum below which a latched label is let go */
+    uint8_t *latched;    /* [n_labels]: labels that fired, at whose bounds nobody looks */
     double *probabilities; /* [n_smoothing][n_labels] of the newest outputs */
+    const edgeaudio_network *network; /* run here, or 0 for a network that the caller runs */
 } edgeaudio_stream;
 
-/* Both return EDGEAUDIO_STEP when the input of the network holds the codes of a new step; it is to be run and
+/* Where the caller runs the network, both return EDGEAUDIO_STEP when the input of the network holds the codes of a new step; it is to be run and
    edgeaudio_after() to be called. That one answers EDGEAUDIO_LOOK when the waiting steps are to be looked at, and
-   EDGEAUDIO_STEP when one more step can be made of the samples that are there, for which edgeaudio_next() is called. */
+   EDGEAUDIO_STEP when one more step can be made of the samples that are there, for which edgeaudio_next() is called. Where the network
+   runs here, both make and run steps until some are to be looked at, and answer as edgeaudio_after() does. */
 #define EDGEAUDIO_STEP 1
 #define EDGEAUDIO_LOOK 2
 
 int32_t edgeaudio_push(edgeaudio_stream *s, int32_t n, int32_t is_real);
 int32_t edgeaudio_next(edgeaudio_stream *s);
+/* Takes a step whose features the caller computed, and wrote where those of the next waiting step go. */
+int32_t edgeaudio_take(edgeaudio_stream *s);
 int32_t edgeaudio_after(edgeaudio_stream *s);
 void edgeaudio_quantize(const float *features, int32_t n, float scale, float zero_point, float low, float high,
                         int8_t *codes);

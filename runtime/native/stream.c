@@ -33,15 +33,39 @@ static void compact(edgeaudio_stream *s) {
     s->next_frame = 0;
 }
 
-int32_t edgeaudio_next(edgeaudio_stream *s) {
+static int has_step(const edgeaudio_stream *s) {
     const edgeaudio_front_end *f = s->front_end;
-    if (s->next_frame + (s->step_frames - 1) * f->hop_length + f->win_length > s->fill) return 0;
+    return f && s->next_frame + (s->step_frames - 1) * f->hop_length + f->win_length <= s->fill;
+}
+
+/* Whether a step was complete, and its codes lie in the input of the network. */
+static int prepare(edgeaudio_stream *s) {
+    const edgeaudio_front_end *f = s->front_end;
+    if (!has_step(s)) return 0;
     const int32_t n = s->step_frames * s->n_features;
     float *features = s->features + (int64_t)s->n_waiting * n;
     edgeaudio_features(f, s->buffer + s->next_frame, s->step_frames, features);
     s->next_frame += s->step_frames * f->hop_length;
     edgeaudio_quantize(features, n, s->scale, s->zero_point, s->low, s->high, s->input);
-    return EDGEAUDIO_STEP;
+    return 1;
+}
+
+int32_t edgeaudio_take(edgeaudio_stream *s) {
+    const int32_t n = s->step_frames * s->n_features;
+    edgeaudio_quantize(s->features + (int64_t)s->n_waiting * n, n, s->scale, s->zero_point, s->low, s->high, s->input);
+    if (!s->network) return EDGEAUDIO_STEP;
+    edgeaudio_run(s->network);
+    return edgeaudio_after(s) & EDGEAUDIO_LOOK;
+}
+
+int32_t edgeaudio_next(edgeaudio_stream *s) {
+    if (!s->network) return prepare(s) ? EDGEAUDIO_STEP : 0;
+    while (prepare(s)) {
+        edgeaudio_run(s->network);
+        const int32_t ready = edgeaudio_after(s);
+        if (ready & EDGEAUDIO_LOOK) return ready;
+    }
+    return 0;
 }
 
 /* `n` is at most what the buffer has room for beside a step that is not complete. */
@@ -76,8 +100,8 @@ static void probabilities(const edgeaudio_stream *s, const int8_t *codes, double
     for (int32_t i = 0; i < s->n_labels; i++) row[i] *= total;
 }
 
-/* Whether the mean over the newest outputs may reach the threshold of a label. The bounds lie a little below, so that
-   rounding in another order decides nothing. */
+/* Whether the mean over the newest outputs may reach the threshold of a label that may fire. The bounds lie a little on
+   the safe side, so that rounding in another order decides nothing. */
 static int is_loud(edgeaudio_stream *s, const int8_t *codes) {
     int loud = 0;
     probabilities(s, codes, s->probabilities + (int64_t)s->smoothing_at * s->n_labels);
@@ -85,19 +109,18 @@ static int is_loud(edgeaudio_stream *s, const int8_t *codes) {
     for (int32_t i = 0; i < s->n_labels; i++) {
         double sum = 0.0;
         for (int32_t k = 0; k < s->n_smoothing; k++) sum += s->probabilities[(int64_t)k * s->n_labels + i];
-        loud |= sum >= s->bounds[i];
+        if (sum < s->releases[i]) s->latched[i] = 0;
+        loud |= sum >= s->bounds[i] && !s->latched[i];
     }
     return loud;
 }
 
 int32_t edgeaudio_after(edgeaudio_stream *s) {
-    const edgeaudio_front_end *f = s->front_end;
     int loud = s->always;
     for (int32_t i = 0; i < s->n_copies; i++) memcpy(s->copies[i].to, s->copies[i].from, (size_t)s->copies[i].n_bytes);
     memcpy(s->codes + (int64_t)s->n_waiting * s->n_logits, s->logits, (size_t)s->n_logits);
     s->n_waiting++;
     if (s->n_smoothing)
         for (int32_t i = 0; i < s->n_logits; i += s->n_labels) loud |= is_loud(s, s->logits + i);
-    return (loud || s->n_waiting == s->capacity ? EDGEAUDIO_LOOK : 0) |
-           (s->next_frame + (s->step_frames - 1) * f->hop_length + f->win_length <= s->fill ? EDGEAUDIO_STEP : 0);
+    return (loud || s->n_waiting == s->capacity ? EDGEAUDIO_LOOK : 0) | (has_step(s) ? EDGEAUDIO_STEP : 0);
 }

@@ -126,8 +126,10 @@ def test_the_wheel_proves_itself_with_numpy_alone(
 ) -> None:
     scripts = install(python, tmp_path / "venv", wheel)
     checked([scripts / "python", "-c", NUMPY_ALONE])
-    report = self_test(scripts, numpy_bundle, "auto")
-    assert (report["passed"], report["engine"], report["numerics"]) == (True, "numpy", "fp32")
+    for engine in ("numpy", "native"):
+        report = self_test(scripts, numpy_bundle, engine)
+        assert (report["passed"], report["engine"], report["numerics"]) == (True, engine, "fp32")
+        assert all(stage["mismatches"] == 0 for stage in report["stages"])
 
 
 @pytest.mark.slow
@@ -137,7 +139,7 @@ def test_the_wheel_proves_itself_with_each_engine(
 ) -> None:
     scripts = install_engine(Path(sys.executable), tmp_path / "venv", f"{wheel}[{extra}]")
     checked([scripts / "python", "-c", "import importlib.util as u; assert u.find_spec('torch') is None"])
-    report = self_test(scripts, engines_bundle, "auto")
+    report = self_test(scripts, engines_bundle, engine)
     assert (report["passed"], report["engine"], report["numerics"]) == (True, engine, "fp32")
     assert all(stage["mismatches"] == 0 for stage in report["stages"])
 

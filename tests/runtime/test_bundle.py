@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from edgeaudio_runtime import bundle_zip
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError, EngineError
+from edgeaudio_runtime.native import load_library
 from edgeaudio_runtime.stream import AudioStream
 
 
@@ -259,13 +260,21 @@ def test_a_graph_that_contradicts_the_manifest_is_refused(own_bundle: Path) -> N
 def test_an_engine_without_an_artifact_is_refused(keyword_bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"no artifact for engine='litert'; it has \['numpy'\]"):
         open_bundle(keyword_bundle).program("litert")
-    with pytest.raises(EngineError, match=r"engine='tvm' must be one of \['auto', 'litert', 'onnxruntime', 'numpy'\]"):
+    known = r"\['auto', 'native', 'litert', 'onnxruntime', 'numpy'\]"
+    with pytest.raises(EngineError, match=f"engine='tvm' must be one of {known}"):
         open_bundle(keyword_bundle).program("tvm")
 
 
-def test_auto_takes_what_is_there(keyword_bundle: Path) -> None:
-    assert open_bundle(keyword_bundle).engines() == ("numpy",)
-    assert open_bundle(keyword_bundle).program().engine == "numpy"
+def test_auto_takes_the_native_engine_where_it_was_built_else_what_is_there(
+    keyword_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(keyword_bundle)
+    assert bundle.engines() == ("numpy",)
+    assert bundle.program().engine == ("numpy" if load_library() is None else "native")
+    monkeypatch.setattr("edgeaudio_runtime.engines.native_engine.load_library", lambda: None)
+    assert bundle.program().engine == "numpy"
+    with pytest.raises(EngineError, match=r"native_front_end.so was not built with this installation; install"):
+        bundle.program("native")
 
 
 def test_settings_of_the_other_task_are_refused(keyword_bundle: Path, ctc_bundle: Path) -> None:

@@ -52,6 +52,8 @@ class BoundStep:
     """Address a state lies at after a step, address it is read from in the next, and its bytes."""
     invoke: Callable[[], object]
     """Computes one step."""
+    network: int = 0
+    """Address of the C core's network where it computes the step, which it can do by itself then."""
 
 
 class Session(Protocol):

@@ -49,8 +49,8 @@ class InPlaceMemory:
         states: tuple[tuple[int, int], ...],
         signature: NetworkSignature,
     ) -> None:
-        # The views do not own the memory; the bound method keeps it alive. The public one looks for views of ours before
-        # every run, which takes half a microsecond and cannot see these.
+        # The views do not own the memory; the bound method keeps it alive. The public one looks for views of ours
+        # before every run, which takes half a microsecond and cannot see these.
         wrapped = getattr(interpreter, "_interpreter", None)
         self._invoke = getattr(wrapped, "Invoke", interpreter.invoke)
         self._features = _array_of(interpreter, features, signature.step_frames)

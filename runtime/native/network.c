@@ -1,0 +1,343 @@
+/* The integer graph of a network, one step at a time: int8 codes, exact int32 sums, and the requantization rule "fp32"
+   (one float32 product, rounded half to even). Integers are exact in any order, so every way of adding gives the same
+   codes; what follows them is the same single operations everywhere. */
+
+#include <string.h>
+
+#include "edgeaudio.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define CHOOSES_CPU
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define INDEPENDENT _Pragma("GCC ivdep") /* gcc forgets `restrict` when it inlines */
+#else
+#define INDEPENDENT
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { ANY, AVX2, VNNI };
+
+/* clip(rint(x) + zero, low, high), all in float32; adding and taking 1.5 * 2^23 rounds half to even without libm. */
+INLINE int8_t rounded_code(float x, float least, float most, float zero) {
+    const float round = 12582912.0f;
+    x = x > least ? x : least;
+    x = x < most ? x : most;
+    return (int8_t)(int32_t)(((x + round) - round) + zero);
+}
+
+/* Weights lie as [blocks of 16 outputs][groups of 4 inputs][16][4]: sums of one block for one row of inputs. */
+INLINE void block_any(const int8_t *restrict x, const int8_t *restrict w, int32_t n_groups, int32_t *restrict sums) {
+    for (int32_t g = 0; g < n_groups; g++, x += 4, w += 64)
+        for (int32_t o = 0; o < 16; o++)
+            sums[o] += x[0] * w[4 * o] + x[1] * w[4 * o + 1] + x[2] * w[4 * o + 2] + x[3] * w[4 * o + 3];
+}
+
+static void dot_any(const edgeaudio_op *op, const int8_t *x, const int8_t *y, int32_t *sums, int32_t *others) {
+    const int32_t n_blocks = (op->n_out + 15) / 16, n_groups = (op->n_in + 3) / 4;
+    for (int32_t b = 0; b < n_blocks; b++) {
+        const int8_t *w = op->weights + (int64_t)b * n_groups * 64;
+        memcpy(sums + 16 * b, op->bias + 16 * b, 16 * sizeof *sums);
+        block_any(x, w, n_groups, sums + 16 * b);
+        if (!y) continue;
+        memcpy(others + 16 * b, op->bias + 16 * b, 16 * sizeof *sums);
+        block_any(y, w, n_groups, others + 16 * b);
+    }
+}
+
+#ifdef CHOOSES_CPU
+INLINE int32_t four_bytes(const int8_t *x) {
+    int32_t bytes;
+    memcpy(&bytes, x, sizeof bytes);
+    return bytes;
+}
+
+/* Two sums for each output, of the even and the odd pair of each group. */
+__attribute__((target("avx2"))) static void dot_avx2(const edgeaudio_op *op, const int8_t *x, const int8_t *y,
+                                                     int32_t *sums, int32_t *others) {
+    const int32_t n_blocks = (op->n_out + 15) / 16, n_groups = (op->n_in + 3) / 4;
+    const int8_t *w = op->weights;
+    for (int32_t b = 0; b < n_blocks; b++) {
+        __m256i a[4], c[4];
+        for (int k = 0; k < 4; k++) a[k] = c[k] = _mm256_setzero_si256();
+        for (int32_t g = 0; g < n_groups; g++, w += 64) {
+            const __m256i xs = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four_bytes(x + 4 * g))));
+            const __m256i ys = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four_bytes(y + 4 * g))));
+            for (int k = 0; k < 4; k++) {
+                const __m256i ws = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16 * k)));
+                a[k] = _mm256_add_epi32(a[k], _mm256_madd_epi16(xs, ws));
+                c[k] = _mm256_add_epi32(c[k], _mm256_madd_epi16(ys, ws));
+            }
+        }
+        int32_t pairs[2][32];
+        for (int k = 0; k < 4; k++) {
+            _mm256_storeu_si256((__m256i *)(pairs[0] + 8 * k), a[k]);
+            _mm256_storeu_si256((__m256i *)(pairs[1] + 8 * k), c[k]);
+        }
+        for (int32_t o = 0; o < 16; o++) {
+            sums[16 * b + o] = op->bias[16 * b + o] + pairs[0][2 * o] + pairs[0][2 * o + 1];
+            others[16 * b + o] = op->bias[16 * b + o] + pairs[1][2 * o] + pairs[1][2 * o + 1];
+        }
+    }
+}
+
+/* Inputs count from 0 to 255 there; `bias_unsigned` takes the 128 back. Up to four blocks together hide the latency. */
+#define VNNI_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#define DEFINE_BLOCKS_VNNI(name, N)                                                                                    \
+    VNNI_TARGET static void name(const int8_t *x, const int8_t *y, const int8_t *w, const int32_t *bias, int32_t n,    \
+                                 int32_t *sums, int32_t *others) {                                                     \
+        __m512i a[N], c[N];                                                                                            \
+        for (int k = 0; k < N; k++) a[k] = c[k] = _mm512_loadu_si512(bias + 16 * k);                                   \
+        for (int32_t g = 0; g < n; g++) {                                                                              \
+            const __m512i xs = _mm512_set1_epi32(four_bytes(x + 4 * g) ^ (int32_t)0x80808080);                         \
+            const __m512i ys = _mm512_set1_epi32(four_bytes(y + 4 * g) ^ (int32_t)0x80808080);                         \
+            for (int k = 0; k < N; k++) {                                                                              \
+                const __m512i ws = _mm512_loadu_si512(w + 64 * ((int64_t)k * n + g));                                  \
+                a[k] = _mm512_dpbusd_epi32(a[k], xs, ws);                                                              \
+                c[k] = _mm512_dpbusd_epi32(c[k], ys, ws);                                                              \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int k = 0; k < N; k++) {                                                                                  \
+            _mm512_storeu_si512(sums + 16 * k, a[k]);                                                                  \
+            _mm512_storeu_si512(others + 16 * k, c[k]);                                                                \
+        }                                                                                                              \
+    }
+DEFINE_BLOCKS_VNNI(blocks1_vnni, 1)
+DEFINE_BLOCKS_VNNI(blocks2_vnni, 2)
+DEFINE_BLOCKS_VNNI(blocks3_vnni, 3)
+DEFINE_BLOCKS_VNNI(blocks4_vnni, 4)
+
+static void dot_vnni(const edgeaudio_op *op, const int8_t *x, const int8_t *y, int32_t *sums, int32_t *others) {
+    const int32_t n_blocks = (op->n_out + 15) / 16, n_groups = (op->n_in + 3) / 4;
+    for (int32_t b = 0; b < n_blocks;) {
+        const int32_t left = n_blocks - b, at = 16 * b;
+        const int8_t *w = op->weights + (int64_t)b * n_groups * 64;
+        const int32_t *bias = op->bias_unsigned + at;
+        if (left >= 4)
+            blocks4_vnni(x, y, w, bias, n_groups, sums + at, others + at), b += 4;
+        else if (left == 3)
+            blocks3_vnni(x, y, w, bias, n_groups, sums + at, others + at), b += 3;
+        else if (left == 2)
+            blocks2_vnni(x, y, w, bias, n_groups, sums + at, others + at), b += 2;
+        else
+            blocks1_vnni(x, y, w, bias, n_groups, sums + at, others + at), b += 1;
+    }
+}
+#endif
+
+INLINE void requantize(const edgeaudio_op *op, const int32_t *restrict sums, int8_t *restrict codes) {
+    const float *restrict multiplier = op->multiplier;
+    const float least = op->low - op->zero, most = op->high - op->zero, zero = op->zero;
+    const int32_t n = op->n_out; /* a copy: codes could be any memory, this operation too */
+    INDEPENDENT
+    for (int32_t o = 0; o < n; o++)
+        codes[o] = rounded_code((float)sums[o] * multiplier[o], least, most, zero);
+}
+
+/* The inputs of the output at (t, f), one behind the other; where they lie so already, their address. */
+INLINE const int8_t *window(const edgeaudio_op *op, int32_t t, int32_t f, int8_t *room) {
+    const int8_t *x = op->x + (int64_t)t * op->stride_t * op->bins * op->channels;
+    if (op->is_contiguous) return x;
+    for (int32_t i = 0; i < op->kernel_t; i++, x += (int64_t)op->dilation_t * op->bins * op->channels)
+        for (int32_t j = 0; j < op->kernel_f; j++, room += op->channels) {
+            const int32_t bin = f * op->stride_f + j * op->dilation_f - op->pad_low;
+            if (bin < 0 || bin >= op->bins)
+                memset(room, op->x_zero, (size_t)op->channels);
+            else
+                memcpy(room, x + (int64_t)bin * op->channels, (size_t)op->channels);
+        }
+    return room - (int64_t)op->kernel_t * op->kernel_f * op->channels;
+}
+
+INLINE void dense(const edgeaudio_op *op, const int level) {
+    const int32_t n = op->out_t * op->out_f;
+    int8_t *out = op->out, *const room = op->room, *const more = room + ((op->n_in + 7) & ~3);
+    int32_t *const sums = op->sums, *const others = sums + ((op->n_out + 15) & ~15);
+    for (int32_t i = 0; i < n; i += 2, out += 2 * op->n_out) {
+        const int has_two = i + 1 < n;
+        const int8_t *x = window(op, i / op->out_f, i % op->out_f, room);
+        const int8_t *y = has_two ? window(op, (i + 1) / op->out_f, (i + 1) % op->out_f, more) : x;
+#ifdef CHOOSES_CPU
+        if (level == VNNI)
+            dot_vnni(op, x, y, sums, others);
+        else if (level == AVX2)
+            dot_avx2(op, x, y, sums, others);
+        else
+#endif
+            dot_any(op, x, has_two ? y : 0, sums, others);
+        requantize(op, sums, out);
+        if (has_two) requantize(op, others, out + op->n_out);
+    }
+    (void)level;
+}
+
+/* One output of a depthwise convolution: for each channel the sum over its window, from bin `bin` of frame `x` on. What
+   lies beside the bins counts nothing: it stands for the zero point. */
+#define FOR_EACH_TAP(body)                                                                                             \
+    do {                                                                                                               \
+        const int32_t first = bin < 0 ? (-bin + op->dilation_f - 1) / op->dilation_f : 0;                              \
+        const int8_t *row = x + (int64_t)(bin + first * op->dilation_f) * op->channels + c;                            \
+        const int64_t to_row = (int64_t)op->dilation_t * op->bins * op->channels;                                      \
+        const int64_t to_tap = (int64_t)op->dilation_f * op->channels;                                                 \
+        int32_t end = (op->bins - bin + op->dilation_f - 1) / op->dilation_f;                                          \
+        end = end < op->kernel_f ? end : op->kernel_f;                                                                 \
+        for (int32_t i = 0; i < op->kernel_t; i++, row += to_row) {                                                    \
+            const int8_t *xs = row, *ws = op->weights + (int64_t)(i * op->kernel_f + first) * op->channels + c;        \
+            for (int32_t j = first; j < end; j++, xs += to_tap, ws += op->channels) {                                  \
+                body                                                                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+    } while (0)
+/* The same where there is one bin: one tap a frame. */
+#define FOR_EACH_FRAME(body)                                                                                           \
+    do {                                                                                                               \
+        const int64_t to_row = (int64_t)op->dilation_t * op->channels, to_tap = op->channels;                          \
+        const int8_t *xs = x + c, *ws = op->weights + c;                                                               \
+        for (int32_t i = op->kernel_t; i > 0; i--, xs += to_row, ws += to_tap) {                                       \
+            body                                                                                                       \
+        }                                                                                                              \
+    } while (0)
+
+static void taps_any(const edgeaudio_op *op, const int8_t *x, int32_t bin) {
+    const int32_t x_zero = op->x_zero;
+    int32_t c = 0;
+    for (; c + 16 <= op->channels; c += 16) {
+        int32_t sums[16];
+        memcpy(sums, op->bias + c, sizeof sums);
+        FOR_EACH_TAP(for (int32_t k = 0; k < 16; k++) sums[k] += (int16_t)(xs[k] - x_zero) * (int16_t)ws[k];);
+        memcpy(op->sums + c, sums, sizeof sums);
+    }
+    for (; c < op->channels; c++) {
+        int32_t sum = op->bias[c];
+        FOR_EACH_TAP(sum += (*xs - x_zero) * *ws;);
+        op->sums[c] = sum;
+    }
+}
+
+#ifdef CHOOSES_CPU
+/* Reads up to seven codes and weights too many, which only sums that nobody asks for see. */
+#define TAP_AVX2                                                                                                       \
+    const __m256i a = _mm256_sub_epi32(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)xs)), zero);              \
+    const __m256i b = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)ws));                                      \
+    sums = _mm256_add_epi32(sums, _mm256_mullo_epi32(a, b));
+#define TAP_VNNI                                                                                                       \
+    const __m512i a = _mm512_sub_epi32(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, xs)), zero);                   \
+    const __m512i b = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, ws));                                           \
+    sums = _mm512_add_epi32(sums, _mm512_mullo_epi32(a, b));
+
+__attribute__((target("avx2"))) static void taps_avx2(const edgeaudio_op *op, const int8_t *x, int32_t bin) {
+    const __m256i zero = _mm256_set1_epi32(op->x_zero);
+    for (int32_t c = 0; c < op->channels; c += 8) {
+        __m256i sums = _mm256_loadu_si256((const __m256i *)(op->bias + c));
+        if (op->is_contiguous)
+            FOR_EACH_FRAME(TAP_AVX2);
+        else
+            FOR_EACH_TAP(TAP_AVX2);
+        _mm256_storeu_si256((__m256i *)(op->sums + c), sums);
+    }
+}
+
+VNNI_TARGET static void taps_vnni(const edgeaudio_op *op, const int8_t *x, int32_t bin) {
+    const __m512i zero = _mm512_set1_epi32(op->x_zero);
+    for (int32_t c = 0; c < op->channels; c += 16) {
+        const __mmask16 there = op->channels - c < 16 ? (__mmask16)((1u << (op->channels - c)) - 1) : 0xffff;
+        __m512i sums = _mm512_loadu_si512(op->bias + c);
+        if (op->is_contiguous)
+            FOR_EACH_FRAME(TAP_VNNI);
+        else
+            FOR_EACH_TAP(TAP_VNNI);
+        _mm512_storeu_si512(op->sums + c, sums);
+    }
+}
+#endif
+
+INLINE void depthwise(const edgeaudio_op *op, const int level) {
+    int8_t *out = op->out;
+    for (int32_t t = 0; t < op->out_t; t++)
+        for (int32_t f = 0; f < op->out_f; f++, out += op->channels) {
+            const int8_t *x = op->x + (int64_t)t * op->stride_t * op->bins * op->channels;
+            const int32_t bin = f * op->stride_f - op->pad_low;
+#ifdef CHOOSES_CPU
+            if (level == VNNI)
+                taps_vnni(op, x, bin);
+            else if (level == AVX2)
+                taps_avx2(op, x, bin);
+            else
+#endif
+                taps_any(op, x, bin);
+            requantize(op, op->sums, out);
+        }
+    (void)level;
+}
+
+INLINE void add(const edgeaudio_op *op) {
+    const int8_t *restrict a = op->x, *restrict b = op->y;
+    int8_t *restrict out = op->out;
+    const int32_t low = (int32_t)op->low, high = (int32_t)op->high, zero = (int32_t)op->zero;
+    const int32_t n = op->n_out, sign = op->sign;
+    if (op->is_tied) {
+        INDEPENDENT
+        for (int32_t i = 0; i < n; i++) {
+            const int32_t x = a[i] + sign * (b[i] - zero);
+            out[i] = (int8_t)(x < low ? low : x > high ? high : x);
+        }
+        return;
+    }
+    const float a_zero = (float)op->x_zero, b_zero = (float)op->y_zero, a_ratio = op->x_ratio, b_ratio = op->y_ratio;
+    const float least = op->low - op->zero, most = op->high - op->zero, middle = op->zero;
+    INDEPENDENT
+    for (int32_t i = 0; i < n; i++)
+        out[i] = rounded_code(((float)a[i] - a_zero) * a_ratio + ((float)b[i] - b_zero) * b_ratio, least, most, middle);
+}
+
+INLINE void clamp(const edgeaudio_op *op) {
+    const int32_t low = (int32_t)op->low, high = (int32_t)op->high, n = op->n_out;
+    const int8_t *restrict x = op->x;
+    int8_t *restrict out = op->out;
+    INDEPENDENT
+    for (int32_t i = 0; i < n; i++) out[i] = (int8_t)(x[i] < low ? low : x[i] > high ? high : x[i]);
+}
+
+INLINE void run(const edgeaudio_network *n, const int level) {
+    for (const edgeaudio_op *op = n->ops; op < n->ops + n->n_ops; op++) switch (op->kind) {
+            case EDGEAUDIO_DENSE: dense(op, level); break;
+            case EDGEAUDIO_DEPTHWISE: depthwise(op, level); break;
+            case EDGEAUDIO_ADD: add(op); break;
+            case EDGEAUDIO_CLAMP: clamp(op); break;
+            default: memcpy(op->out, op->x, (size_t)op->n_out);
+        }
+    for (int32_t i = 0; i < n->n_carried; i++) /* a state and what becomes of it may overlap */
+        memmove(n->carried[i].to, n->carried[i].from, (size_t)n->carried[i].n_bytes);
+}
+
+static void run_any(const edgeaudio_network *n) { run(n, ANY); }
+
+#ifdef CHOOSES_CPU
+__attribute__((target("avx2"))) static void run_avx2(const edgeaudio_network *n) { run(n, AVX2); }
+
+VNNI_TARGET static void run_vnni(const edgeaudio_network *n) { run(n, VNNI); }
+#endif
+
+int32_t edgeaudio_level(void) {
+#ifdef CHOOSES_CPU
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        return VNNI;
+    if (__builtin_cpu_supports("avx2")) return AVX2;
+#endif
+    return ANY;
+}
+
+void edgeaudio_run(const edgeaudio_network *n) {
+#ifdef CHOOSES_CPU
+    if (n->level >= VNNI) {
+        run_vnni(n);
+        return;
+    }
+    if (n->level == AVX2) {
+        run_avx2(n);
+        return;
+    }
+#endif
+    run_any(n);
+}
