@@ -6,22 +6,25 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeaudio_runtime import __version__
-from edgeaudio_runtime.errors import EdgeAudioError, SpecError
+from edgeaudio_runtime.errors import AudioError, EdgeAudioError, SpecError
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
     from edgeaudio_runtime.listening import Stream
+    from edgeaudio_runtime.recording_findings import Finding
     from edgeaudio_runtime.sources import SourceOptions
 
 DONE, CHECK_FAILED, USAGE = 0, 1, 2
 """Exit codes: done, a check failed, wrong usage or input."""
 _INTERRUPTED = 130
+_DOCTOR_S, _DOCTOR_RATE = 3.0, 16_000
+"""How long the doctor listens to a microphone, and at which rate in Hz where no bundle says one."""
 _EPILOG = """\
 "-" reads standard input: a WAV stream, or raw samples (--rate, --channels, --format; by default little-endian int16
 mono at the bundle's rate).
@@ -62,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--selftest", action="store_true", help="replay the bundle's golden data and compare")
     what.add_argument("--info", action="store_true", help="print what the bundle is")
     what.add_argument("--wyoming", metavar="URI", help="serve the bundles to Home Assistant, as at tcp://0.0.0.0:10400")
-    what.add_argument("--doctor", action="store_true", help="check engines, extras, the bundle and a recording")
+    what.add_argument("--doctor", action="store_true", help="check engines, extras, a bundle and a recording")
     parser.add_argument("--version", action="version", version=f"edgeaudio-run {__version__}")
     return parser
 
@@ -239,23 +242,42 @@ def _plain(value: Any) -> str:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from edgeaudio_runtime.doctor import examine
-    from edgeaudio_runtime.sources import mono_chunks, open_source
 
-    bundle = _only_bundle(arguments)
-    rate = bundle.features.sample_rate
-    with ExitStack() as stack:
-        chunks: Iterator[Any] | None = None
-        if arguments.mic or len(arguments.paths) > 1:
-            options = _source_options(arguments, None if arguments.mic else arguments.paths[1], seconds=3.0)
-            source = open_source(options, rate, stack, warn=_tell)
-            chunks = mono_chunks(source, rate, channel=options.channel, resample=options.resample)
-        findings = examine(bundle, chunks)
+    *paths, audio = (*arguments.paths, None) if arguments.mic else (arguments.paths or [None])
+    if audio is not None and not paths and _is_bundle(audio):
+        paths, audio = [audio], None
+    if len(paths) > 1:
+        raise SpecError("--doctor takes one BUNDLE and one AUDIO or --mic; leave the others out")
+    bundle = _open(paths[0]) if paths else None
+    findings = examine(bundle)
+    if arguments.mic or audio is not None:
+        findings += _examine_source(arguments, bundle, audio)
     if arguments.json:
         _print(json.dumps({"passed": all(f.ok for f in findings), "findings": [f.to_dict() for f in findings]}))
     else:
         for finding in findings:
             _print(f"{'ok     ' if finding.ok else 'PROBLEM'} {finding.subject}: {finding.text}")
     return DONE if all(finding.ok for finding in findings) else CHECK_FAILED
+
+
+def _examine_source(arguments: argparse.Namespace, bundle: Bundle | None, audio: str | None) -> list[Finding]:
+    from edgeaudio_runtime.recording import Recording
+    from edgeaudio_runtime.recording_findings import Expectation, Finding, examine_recording
+    from edgeaudio_runtime.sources import open_source
+
+    expected = Expectation() if bundle is None else Expectation.of_bundle(bundle)
+    options = _source_options(arguments, audio, seconds=_DOCTOR_S)
+    if audio is None:
+        _tell(f"speak for {_DOCTOR_S:g} s")
+    try:
+        with ExitStack() as stack:
+            source = open_source(options, expected.sample_rate or _DOCTOR_RATE, stack, warn=_tell)
+            recording = Recording.of(source.frames(), source.sample_rate)
+    except AudioError as error:
+        if audio is not None:
+            raise
+        return [Finding(subject="microphone", ok=False, text=str(error))]
+    return examine_recording(recording, expected, channel=options.channel, resample=options.resample)
 
 
 def _print(line: str) -> None:

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import platform
-from collections.abc import Iterable
-from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeaudio_runtime import __version__
 from edgeaudio_runtime.bundle import Bundle
-from edgeaudio_runtime.errors import EdgeAudioError
+from edgeaudio_runtime.errors import AudioError, EdgeAudioError
 from edgeaudio_runtime.front_end import front_end_choice, front_end_in_use
+from edgeaudio_runtime.presets import preset
+from edgeaudio_runtime.recording_findings import Finding
 from edgeaudio_runtime.selftest import self_test
 
-_EXTRAS = {"resample": "soxr", "mic": "sounddevice"}
-_QUIET_DBFS = -50.0
-"""A recording whose loudest 0.1 s is below this says little to any model."""
-_CLIPPED_SHARE = 1e-3
-_FULL_SCALE = 32767 / 32768
-_DC_SHARE = 0.02
-_SILENT_DBFS = -120.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One line of the doctor."""
-
-    subject: str
-    ok: bool
-    text: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"subject": self.subject, "ok": self.ok, "text": self.text}
+_ENGINES = {"onnxruntime": ("onnxruntime",), "litert": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")}
+"""Engine to the modules of which one must load."""
+_EXTRAS = {"resample": "soxr", "flac": "soundfile", "mic": "sounddevice", "wyoming": "wyoming"}
 
 
 def bundle_info(bundle: Bundle) -> dict[str, Any]:
@@ -64,19 +47,46 @@ def bundle_info(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def examine(bundle: Bundle, chunks: Iterable[npt.NDArray[Any]] | None = None) -> list[Finding]:
-    """Look at the platform, every engine of the bundle and, if given, a recording at the bundle's rate."""
+def examine(bundle: Bundle | None = None) -> list[Finding]:
+    """Look at the platform, the engines and the extras; with a bundle, replay its golden data on each engine."""
     versions = f"edgeaudio-runtime {__version__}, Python {platform.python_version()}, numpy {np.__version__}"
-    findings = [
-        Finding(subject="platform", ok=True, text=f"{versions}, {platform.machine()} {platform.system()}"),
-        Finding(subject="bundle", ok=True, text=f"{bundle.name}: every artifact has its sha256"),
-        Finding(subject="front end", ok=True, text=front_end_choice(bundle.features)),
-    ]
-    findings += [_engine(bundle, engine) for engine in bundle.manifest.engines]
-    findings += [_extra(extra, module) for extra, module in _EXTRAS.items()]
-    if chunks is not None:
-        findings += _recording(Levels.of(chunks, bundle.features.sample_rate))
-    return findings
+    findings = [Finding(subject="platform", ok=True, text=f"{versions}, {platform.machine()} {platform.system()}")]
+    if bundle is None:
+        findings += [_front_end(front_end_choice(preset("log_mel"))), *map(_package, _ENGINES)]
+    else:
+        findings += [
+            Finding(subject="bundle", ok=True, text=f"{bundle.name}: every artifact has its sha256"),
+            _front_end(front_end_choice(bundle.features)),
+            *(_engine(bundle, engine) for engine in bundle.manifest.engines),
+        ]
+    return [*findings, *(_extra(extra, module) for extra, module in _EXTRAS.items())]
+
+
+def _front_end(choice: str) -> Finding:
+    return Finding(subject="front end", ok=True, text=choice)
+
+
+def _package(engine: str) -> Finding:
+    """Whether the library of an engine loads; one that is not there is no fault without a bundle that wants it."""
+    subject = f"engine {engine}"
+    for module in _ENGINES[engine]:
+        package = module.partition(".")[0]
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == package:
+                continue
+            return _broken(engine, error)
+        except Exception as error:  # built for another numpy, Python or processor: any type at all
+            return _broken(engine, error)
+        return Finding(subject=subject, ok=True, text=f"{_version(package)} loads")
+    return Finding(subject=subject, ok=True, text=f"not installed; pip install 'edgeaudio-runtime[{engine}]' adds it")
+
+
+def _broken(engine: str, error: Exception) -> Finding:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    remedy = f"pip install --force-reinstall 'edgeaudio-runtime[{engine}]'"
+    return Finding(subject=f"engine {engine}", ok=False, text=f"installed, but does not load ({reason}); {remedy}")
 
 
 def _engine(bundle: Bundle, engine: str) -> Finding:
@@ -88,62 +98,43 @@ def _engine(bundle: Bundle, engine: str) -> Finding:
         report = self_test(bundle, engine=engine)
     except EdgeAudioError as error:
         return Finding(subject=subject, ok=False, text=str(error))
+    except Exception as error:  # an engine's library may fail in any way
+        return _broken(engine, error)
     failed = [stage.name for stage in report.stages if not stage.passed]
-    outcome = f"self-test FAILED at {failed}" if failed else "self-test passed"
+    outcome = f"self-test FAILED at {failed}; copy the bundle again" if failed else "self-test passed"
     return Finding(subject=subject, ok=report.passed, text=f"{report.version}, numerics {report.numerics}, {outcome}")
 
 
 def _extra(extra: str, module: str) -> Finding:
-    present = importlib.util.find_spec(module) is not None
-    text = f"{module} is installed" if present else f"not installed; pip install 'edgeaudio-runtime[{extra}]' adds it"
-    return Finding(subject=f"extra {extra}", ok=True, text=text)
+    subject = f"extra {extra}"
+    try:
+        found = _microphones() if extra == "mic" else ""
+        importlib.import_module(module)
+    except ModuleNotFoundError:
+        text = f"not installed; pip install 'edgeaudio-runtime[{extra}]' adds it"
+    except Exception as error:  # a missing shared library, mostly; a fault only when it is asked for
+        text = f"installed, but does not load: {' '.join(str(error).split())}"
+    else:
+        text = f"{_version(module)}{found}"
+    return Finding(subject=subject, ok=True, text=text)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Levels:
-    """Levels of a recording, full scale being 1."""
+def _microphones() -> str:
+    from edgeaudio_runtime.microphone import import_sounddevice
 
-    seconds: float
-    peak: float
-    mean: float
-    """Offset from zero (DC)."""
-    loudest_dbfs: float
-    """Level of the loudest chunk, its own mean taken off, in dB relative to a full-scale square wave."""
-    clipped_share: float
-    """Share of samples at either end of the scale."""
-
-    @classmethod
-    def of(cls, chunks: Iterable[npt.NDArray[Any]], sample_rate: int) -> Levels:
-        """Measure chunk by chunk; the recording need not fit into memory."""
-        n_samples, n_clipped, total, peak, loudest = 0, 0, 0.0, 0.0, 0.0
-        for chunk in chunks:
-            if not len(chunk):
-                continue
-            real = chunk.astype(np.float64) / (32768 if chunk.dtype == np.int16 else 1)
-            n_samples += len(real)
-            n_clipped += int(np.count_nonzero(np.abs(real) >= _FULL_SCALE))
-            total += float(real.sum())
-            peak, loudest = max(peak, float(np.abs(real).max())), max(loudest, float(real.var()))
-        n = max(n_samples, 1)
-        return cls(
-            seconds=n_samples / sample_rate,
-            peak=peak,
-            mean=total / n,
-            loudest_dbfs=10 * float(np.log10(loudest)) if loudest > 0 else _SILENT_DBFS,
-            clipped_share=n_clipped / n,
-        )
-
-
-def _recording(levels: Levels) -> list[Finding]:
-    if levels.seconds == 0:
-        return [Finding(subject="recording", ok=False, text="no samples; is the source connected?")]
-    loud = levels.loudest_dbfs >= _QUIET_DBFS
-    clipped, centred = levels.clipped_share > _CLIPPED_SHARE, abs(levels.mean) <= _DC_SHARE
-    level = f"{levels.seconds:.1f} s, loudest chunk {levels.loudest_dbfs:.0f} dBFS, peak {levels.peak:.3f}"
-    clipping = f"{100 * levels.clipped_share:.2f} % of samples at full scale"
-    offset = f"mean {levels.mean:+.4f} of full scale"
-    return [
-        Finding(subject="level", ok=loud, text=level if loud else f"{level}; too quiet, raise the gain"),
-        Finding(subject="clipping", ok=not clipped, text=f"{clipping}; lower the gain" if clipped else clipping),
-        Finding(subject="dc offset", ok=centred, text=offset if centred else f"{offset}; check the microphone's bias"),
+    try:
+        library = import_sounddevice()
+    except AudioError as error:
+        raise error.__cause__ or error from error
+    inputs = [device for device in library.query_devices() if device["max_input_channels"] > 0]
+    named = [
+        f"{d['index']} {d['name']} ({d['max_input_channels']} ch, {d['default_samplerate']:.0f} Hz)" for d in inputs
     ]
+    return f", inputs: {'; '.join(named)}" if named else ", but no input device is there"
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package.replace('_', '-'))}"
+    except PackageNotFoundError:
+        return f"{package} of unknown version"

@@ -58,10 +58,12 @@ class FakeSoundDevice(types.ModuleType):
 
         self.RawInputStream = RawInputStream
 
-    def query_devices(self, device: int | str | None, kind: str) -> dict[str, Any]:
+    def query_devices(self, device: int | str | None = None, kind: str | None = None) -> Any:
         if device not in (None, 0, "USB"):
             raise ValueError(f"No input device matching {device!r}")
-        return {"name": "USB PnP", "default_samplerate": float(self.rates[-1])}
+        found: dict[str, Any] = {"name": "USB PnP", "default_samplerate": float(self.rates[-1])}
+        found |= {"index": 0, "max_input_channels": self.max_channels}
+        return [found] if kind is None else found
 
 
 @pytest.fixture(scope="module")
@@ -201,13 +203,25 @@ def test_a_listener_too_slow_for_its_microphone_says_so(
     assert "listening is 10 s behind the microphone" in capfd.readouterr().err
 
 
-def test_the_doctor_listens_for_three_seconds(
+def test_the_doctor_lists_the_inputs_and_listens_for_three_seconds(
     keyword_bundle: Path, pcm: np.ndarray, plug_in: PlugIn, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plug_in(FakeSoundDevice(np.tile(pcm, 2)))
     assert main([str(keyword_bundle), "--doctor", "--mic", "--json"]) == 0
-    found = {finding["subject"]: finding for finding in json.loads(capfd.readouterr().out)["findings"]}
-    assert found["level"]["text"].startswith("3.0 s")
+    out, err = capfd.readouterr()
+    found = {finding["subject"]: finding for finding in json.loads(out)["findings"]}
+    assert found["recording"]["text"] == "3.0 s at 16000 Hz"
+    assert found["extra mic"]["text"].startswith("sounddevice ")
+    assert found["extra mic"]["text"].endswith(", inputs: 0 USB PnP (1 ch, 16000 Hz)")
+    assert err == "edgeaudio-run: speak for 3 s\n"
+
+
+def test_the_doctor_tells_of_a_microphone_that_is_not_there(
+    pcm: np.ndarray, plug_in: PlugIn, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plug_in(FakeSoundDevice(pcm))
+    assert main(["--doctor", "--mic", "--device", "Array"]) == 1
+    assert "PROBLEM microphone: there is no microphone device='Array'" in capfd.readouterr().out
 
 
 def test_without_the_package_or_portaudio_there_is_one_line(
