@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import mmap
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeaudio_runtime.errors import EdgeAudioError
-from tests.prove.attack import CPU_S, Attack
+from tests.prove.attack import CPU_S, LARGE, Attack
+from tests.prove.environments import ROOT
 from tests.runtime.conftest import write_test_bundle
 
 SHARES = {
@@ -64,11 +66,13 @@ class Tally:
 
 
 def write_bases(place: Path) -> Path:
-    """The bundles that are mutated: a keyword bundle with all engines, and a ctc bundle."""
+    """The bundles that are mutated: a keyword bundle with all engines, a ctc bundle, and one of the zoo."""
     engines = ("numpy", "onnxruntime", "litert")
     for task in ("ctc", "keyword"):
         if not (place / task / "manifest.json").is_file():
             write_test_bundle(place / task, task=task, engines=engines)
+    if not (place / LARGE).is_dir():
+        shutil.copytree(ROOT / "models/edgeaudio_models/zoo/kws-12-small/bundle", place / LARGE)
     return place
 
 
