@@ -115,12 +115,19 @@ class _Pipeline:
     def _look(self) -> list[Event]:
         struct = self._struct
         n, struct.n_waiting = struct.n_waiting, 0
-        codes = self._arrays["codes"][:n].reshape(-1, struct.n_labels).copy()
-        events = self._listener.hear(codes, self._arrays["features"][:n].reshape(-1, struct.n_features))
+        # The newest step may fire. Those before it cannot, and the detector passes over them where they come alone.
+        n_before = n - 1 if n < struct.capacity else 0
+        events = [*self._hear(0, n_before), *self._hear(n_before, n)]
         if self._watch is not None:
             self._arrays["latched"][:] = self._listener.latched
             struct.always = not self._listener.is_idle
         return events
+
+    def _hear(self, first: int, end: int) -> list[Event]:
+        if first >= end:
+            return []
+        codes = self._arrays["codes"][first:end].reshape(-1, self._struct.n_labels).copy()
+        return self._listener.hear(codes, self._arrays["features"][first:end].reshape(-1, self._struct.n_features))
 
     def _rewind(self) -> None:
         struct = self._struct
