@@ -29,7 +29,7 @@ def test_the_same_minute_again_and_again_gives_the_same_events_later(rounds: lis
 
 def test_what_must_not_change_is_found_when_it_does(rounds: list[soak.Round]) -> None:
     first, *_, last = rounds = [replace(each, median_us=1.0) for each in rounds]
-    heavier = [*rounds, replace(last, resident_bytes=first.resident_bytes + 2**24)]
+    heavier = [*rounds, replace(last, peak_bytes=first.peak_bytes + 2**24)]
     assert any("memory grew by" in fault for fault in soak.faults(heavier, SECONDS))
     slower = [*rounds[:-1], replace(last, median_us=1.6)]
     assert soak.faults(slower, SECONDS) == ["a step took 1.0 us and takes 1.6 us"]
