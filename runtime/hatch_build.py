@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCES = tuple(Path("native") / name for name in ("front_end.c", "network.c", "stream.c"))
+SOURCES = tuple(Path("native") / name for name in ("front_end.c", "network.c", "stream.c", "microfrontend.c"))
 TARGET = Path("edgeaudio_runtime") / "native_front_end.so"
 # Contraction would fuse products and sums on CPUs that can; without errno the square root is one instruction.
 FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared")

@@ -75,7 +75,7 @@ class FrontEnd:
         if isinstance(self._spec, PcmSpec):
             return _RawTransform(self._spec, self._buffer, self._scale)
         if isinstance(self._spec, MicrofrontendSpec):
-            return _FixedPointTransform(self._spec, self._buffer, self._scale)
+            return _fixed_point_transform(self._spec, self._buffer, self._scale, self._implementation)
         opened = _NumpyTransform if self._implementation == "numpy" else NativeTransform
         return opened(self._spec, self._buffer, block_frames, self._scale)
 
@@ -105,8 +105,8 @@ class FrontEnd:
         self._n_frames = 0
         self._next_slot = 0
         self._last_sample: float | None = None
-        if isinstance(self._transform, _FixedPointTransform):
-            self._transform.reset()
+        if isinstance(self._spec, MicrofrontendSpec):
+            self._transform.reset()  # type: ignore[attr-defined]  # the only transforms that remember
         self._skip = max(0, self._spec.first_offset)
         self._fill = max(0, -self._spec.first_offset)
         self._buffer[: self._fill] = 0.0
@@ -235,7 +235,7 @@ class _RawTransform:
 
 
 class _FixedPointTransform:
-    """Samples as int16, float ones rounded and clipped to it; the only transform that remembers."""
+    """Samples as int16, float ones rounded and clipped to it."""
 
     def __init__(self, spec: MicrofrontendSpec, buffer: Float64, sample_scale: float) -> None:
         from edgeaudio_runtime.microfrontend import Microfrontend
@@ -250,6 +250,16 @@ class _FixedPointTransform:
     def features(self, first: int, n: int) -> Float32:
         frames = np.clip(np.rint(self._slots[first : first + n] * self._to_int16), -32768, 32767)
         return self._microfrontend.features(frames.astype(np.int16))
+
+
+def _fixed_point_transform(
+    spec: MicrofrontendSpec, buffer: Float64, sample_scale: float, implementation: str
+) -> _Transform:
+    if implementation == "numpy":
+        return _FixedPointTransform(spec, buffer, sample_scale)
+    from edgeaudio_runtime.native_microfrontend import NativeMicrofrontend, native_function
+
+    return NativeMicrofrontend(spec, buffer, sample_scale, native_function())
 
 
 def _slots(spec: FeatureSpec, buffer: Float64) -> Float64:
@@ -297,13 +307,12 @@ def front_end_choice(spec: FeatureSpec) -> str:
 
 def _obstacle(spec: FeatureSpec) -> str | None:
     """Why the C transform cannot compute ``spec`` here."""
-    if isinstance(spec, MicrofrontendSpec):
-        return "the fixed-point front end has no C transform"
-    if not isinstance(spec, MelSpec):
+    if not isinstance(spec, (MelSpec, MicrofrontendSpec)):
         return "raw samples need no transform"
-    if load_library() is None:
+    library = load_library()
+    if library is None or (isinstance(spec, MicrofrontendSpec) and not hasattr(library, "edgeaudio_micro_features")):
         return "its library was not built with this installation, or does not load (install with a C compiler at hand)"
-    if not native_covers(spec):
+    if isinstance(spec, MelSpec) and not native_covers(spec):
         return f"half of n_fft={spec.n_fft} has a prime factor above {LARGEST_RADIX}"
     return None
 

@@ -43,7 +43,7 @@ class Microfrontend:
     """
 
     def __init__(self, spec: MicrofrontendSpec) -> None:
-        self._spec, self._tables = spec, _tables(spec)
+        self._spec, self._tables = spec, tables_of(spec)
         self.reset()
 
     def reset(self) -> None:
@@ -101,7 +101,7 @@ class Microfrontend:
         return compressed
 
 
-class _Tables:
+class Tables:
     """The integer constants of a specification."""
 
     def __init__(self, spec: MicrofrontendSpec) -> None:
@@ -110,7 +110,8 @@ class _Tables:
         angle = arg * (np.arange(spec.win_length, dtype=np.float32) + np.float32(0.5))
         hann = np.float32(0.5) - np.float32(0.5) * np.cos(angle.astype(np.float64)).astype(np.float32)
         self.window = _rounded(hann * np.float32(_WEIGHT_ONE)).astype(np.int32)[:, None]
-        self.filterbank = _filterbank(spec)
+        self.bins, *self.shares = _shares(spec)
+        self.filterbank = _filterbank(spec.n_mels, *self.shares)
         pair = [int(np.float32(x) * np.float32(_SMOOTHING_ONE)) for x in (spec.even_smoothing, spec.odd_smoothing)]
         self.smoothing = np.resize(np.array(pair, dtype=np.int64), spec.n_mels)
         self.keeping = _SMOOTHING_ONE - self.smoothing
@@ -121,8 +122,9 @@ class _Tables:
 
 
 @lru_cache(maxsize=8)
-def _tables(spec: MicrofrontendSpec) -> _Tables:
-    return _Tables(spec)
+def tables_of(spec: MicrofrontendSpec) -> Tables:
+    """The constants of ``spec``, made once; they are read only."""
+    return Tables(spec)
 
 
 def _rounded(values: npt.ArrayLike) -> Float32:
@@ -130,26 +132,33 @@ def _rounded(values: npt.ArrayLike) -> Float32:
     return rounded
 
 
-def _filterbank(spec: MicrofrontendSpec) -> Float64:
-    """Integer weights ``[256, n_mels]``: what a bin does not give to the triangle that rises, it gives to the one
-    that falls.
+def _shares(spec: MicrofrontendSpec) -> tuple[range, Int16, Int16, Int16]:
+    """Bins that count, and of each bin the triangle that rises there (0 to ``n_mels``), what it gives to that one, and
+    what it gives to the one that falls, ``[256]`` each.
     """
     bin_hz = np.float32(spec.sample_rate / MICRO_N_FFT)
     low, high = _mel(np.array([spec.f_min, spec.f_max], dtype=np.float32))
     spacing = np.float32((high - low) / np.float32(spec.n_mels + 1))
     centres = low + spacing * np.arange(1, spec.n_mels + 2, dtype=np.float32)
     edges = np.concatenate(([low], centres))
-    weights = np.zeros((_HALF, spec.n_mels + 2))
     mels = _mel(np.arange(_HALF, dtype=np.float32) * bin_hz)
-    for k in range(int(np.float32(1.5) + np.float32(spec.f_min) / bin_hz), _HALF):
-        channel = int(np.searchsorted(centres, mels[k]))
-        if channel > spec.n_mels:
-            break
-        share = np.float32((centres[channel] - mels[k]) / (centres[channel] - edges[channel]))
-        weights[k, channel] = _rounded(share * np.float32(_WEIGHT_ONE))
-        weights[k, channel + 1] = _rounded((np.float32(1) - share) * np.float32(_WEIGHT_ONE))
+    rising = np.searchsorted(centres, mels)
+    bins = range(int(np.float32(1.5) + np.float32(spec.f_min) / bin_hz), int(np.sum(rising <= spec.n_mels)))
+    rising = np.minimum(rising, spec.n_mels)
+    share = (centres[rising] - mels) / (centres[rising] - edges[rising])
+    weights, rest = _rounded(share * np.float32(_WEIGHT_ONE)), _rounded((1 - share) * np.float32(_WEIGHT_ONE))
+    used = np.isin(np.arange(_HALF), bins)
+    weights, rest = np.where(used, weights, 0), np.where(used, rest, 0)
+    return bins, rising.astype(np.int16), weights.astype(np.int16), rest.astype(np.int16)
+
+
+def _filterbank(n_mels: int, rising: Int16, weights: Int16, rest: Int16) -> Float64:
+    """The same as a matrix ``[256, n_mels]``."""
+    matrix = np.zeros((_HALF, n_mels + 2))
+    matrix[np.arange(_HALF), rising] += weights
+    matrix[np.arange(_HALF), rising + 1] += rest
     # Before the first centre and behind the last one is no channel.
-    return np.ascontiguousarray(weights[:, 1:-1])
+    return np.ascontiguousarray(matrix[:, 1:-1])
 
 
 def _mel(hz: Float32) -> Float32:
@@ -237,14 +246,17 @@ def _turns(n: int, of: int) -> Int32:
     return np.floor(0.5 + 32767 * np.stack((np.cos(angle), np.sin(angle)))).astype(np.int32)
 
 
+TWIDDLES = _turns(_HALF, _HALF)
+"""``[2, 256]``: cosines and sines of the complex FFT."""
 _TWIDDLES = {
-    n_done: _turns(_HALF, _HALF)[:, np.outer(np.arange(n_done), np.arange(1, 4)) * (64 // n_done)][..., None, None]
+    n_done: TWIDDLES[:, np.outer(np.arange(n_done), np.arange(1, 4)) * (64 // n_done)][..., None, None]
     for n_done in (4, 16, 64)
 }
 """By the length of the transforms that a pass joins: ``[2, n_done, 3, 1, 1]``."""
-_SPLIT = np.floor(
+SPLIT = np.floor(
     0.5 + 32767 * np.stack([f(-np.pi * (np.arange(1, _HALF // 2 + 1) / _HALF + 0.5)) for f in (np.cos, np.sin)])
-).astype(np.int32)[..., None]
+).astype(np.int32)
+"""``[2, 128]``: cosines and sines by which the real FFT comes out of the complex one."""
 
 
 def _scaled(values: Int32, factor: int) -> Int32:
@@ -278,7 +290,7 @@ def _energies(samples: Int32) -> Float64:
     np.negative(back[1], out=back[1])
     there, back = _scaled(there, 32767 // 2), _scaled(back, 32767 // 2)
     even = there + back
-    odd = _times(there - back, _SPLIT)
+    odd = _times(there - back, SPLIT[..., None])
     energy = np.zeros((_HALF, n))
     for part, sign, kept in ((slice(1, _HALF // 2 + 1), 1, energy), (slice(None, _HALF // 2 - 1, -1), -1, energy)):
         real, imaginary = even[0] + sign * odd[0], odd[1] + sign * even[1]

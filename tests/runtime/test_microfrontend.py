@@ -2,27 +2,44 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgeaudio_runtime import front_end
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec, MicrofrontendSpec
-from edgeaudio_runtime.front_end import FrontEnd, compute_features, front_end_choice
+from edgeaudio_runtime.front_end import FrontEnd, compute_features, front_end_choice, front_end_in_use
 from edgeaudio_runtime.listener import activity
 from edgeaudio_runtime.presets import MICROFRONTEND, MICROFRONTEND_CODES, preset
 from edgeaudio_runtime.quantization import quantize
 
+
+@pytest.fixture(autouse=True, scope="module", params=["auto", "numpy"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test here with what this installation has, and with numpy where that is C."""
+    if request.param == "numpy" and front_end_in_use(MICROFRONTEND) == "numpy":
+        pytest.skip("this installation has the numpy front end alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEAUDIO_FRONT_END", request.param)
+        yield request.param
+
+
+CHOICES = (
+    "native (C)",
+    "numpy: its library was not built with this installation, or does not load (install with a C compiler at hand)",
+)
 GOLDEN = Path(__file__).parents[1] / "golden" / "microfrontend"
 
 
 def _pymicro_features(samples: np.ndarray) -> np.ndarray:
     micro = pytest.importorskip("pymicro_features", reason="the reference package pymicro-features is not installed")
-    front_end, data, frames, start = micro.MicroFrontend(), samples.astype("<i2").tobytes(), [], 0
+    reference, data, frames, start = micro.MicroFrontend(), samples.astype("<i2").tobytes(), [], 0
     while start + 320 <= len(data):
-        result = front_end.process_samples(data[start : start + 320])
+        result = reference.process_samples(data[start : start + 320])
         start += 2 * result.samples_read
         if result.features:
             frames.append(result.features)
@@ -89,13 +106,13 @@ def test_the_presets_are_those_of_microwakeword_and_micro_speech() -> None:
 def test_reset_and_flush_forget_the_noise() -> None:
     samples = _signals()["bursts"]
     once = compute_features(MICROFRONTEND, samples)
-    front_end = FrontEnd(MICROFRONTEND)
-    front_end.process(samples)
-    front_end.reset()
-    np.testing.assert_array_equal(front_end.process(samples), once[:98])
-    front_end.flush()
-    np.testing.assert_array_equal(front_end.process(samples), once[:98])
-    assert (front_end.process(samples)[:98] != once[:98]).any()
+    stream = FrontEnd(MICROFRONTEND)
+    stream.process(samples)
+    stream.reset()
+    np.testing.assert_array_equal(stream.process(samples), once[:98])
+    stream.flush()
+    np.testing.assert_array_equal(stream.process(samples), once[:98])
+    assert (stream.process(samples)[:98] != once[:98]).any()
 
 
 def test_float_samples_are_rounded_half_to_even_and_clipped_to_int16() -> None:
@@ -120,8 +137,15 @@ def test_activity_is_the_sum_of_the_channels() -> None:
     np.testing.assert_array_equal(activity(MICROFRONTEND, features), [780, 2380])
 
 
-def test_where_it_is_computed_is_said() -> None:
-    assert front_end_choice(MICROFRONTEND) == "numpy: the fixed-point front end has no C transform"
+def test_where_it_is_computed_is_said(implementation: str) -> None:
+    said = front_end_choice(MICROFRONTEND)
+    assert said == "numpy: EDGEAUDIO_FRONT_END says so" if implementation == "numpy" else said in CHOICES
+
+
+def test_a_library_of_an_older_build_leaves_the_work_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEAUDIO_FRONT_END", "auto")
+    monkeypatch.setattr(front_end, "load_library", object)
+    assert front_end_choice(MICROFRONTEND) == CHOICES[1]
 
 
 @pytest.mark.parametrize(
