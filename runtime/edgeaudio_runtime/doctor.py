@@ -57,7 +57,7 @@ def examine(bundle: Bundle | None = None) -> list[Finding]:
         findings += [
             Finding(subject="bundle", ok=True, text=f"{bundle.name}: every artifact has its sha256"),
             _front_end(front_end_choice(bundle.features)),
-            *(_engine(bundle, engine) for engine in bundle.manifest.engines),
+            *(_engine(bundle, engine) for engine in dict.fromkeys((*bundle.engines(), *bundle.manifest.engines))),
         ]
     return [*findings, *(_extra(extra, module) for extra, module in _EXTRAS.items())]
 

@@ -100,18 +100,28 @@ def examine_recording(
     Args:
         recording: As the source gives it, before any conversion.
         expected: What will listen.
-        channel: The one to be heard; None for the only one, or the first.
+        channel: The one to be heard; None for the only one, or the first that is not silent.
         resample: Whether another rate will be converted.
     """
     if not len(recording.samples):
         return [Finding(subject="recording", ok=False, text="no samples; is the source connected?")]
     findings = [_rate(recording, expected, resample), *_channels(recording, channel)]
-    samples = recording.samples[:, min(channel or 0, recording.samples.shape[1] - 1)]
+    samples = recording.samples[:, _heard(recording.samples, channel)]
     if samples.min() == samples.max():
         value = f"every sample is {samples[0]:g}"
         remedy = "the microphone is muted or dead, or it is the wrong device or channel"
         return [*findings, Finding(subject="silence", ok=False, text=f"{value}; {remedy}")]
     return [*findings, *_sound(samples, recording, expected)]
+
+
+def _heard(samples: Float32, channel: int | None) -> int:
+    if channel is not None and 0 <= channel < samples.shape[1]:
+        return channel
+    return next(iter(_alive(samples)), 0)
+
+
+def _alive(samples: Float32) -> list[int]:
+    return [index for index, column in enumerate(samples.T) if column.min() < column.max()]
 
 
 def _sound(samples: Float32, recording: Recording, expected: Expectation) -> Iterator[Finding]:
@@ -139,7 +149,7 @@ def _channels(recording: Recording, channel: int | None) -> Iterator[Finding]:
     if channel is None or not 0 <= channel < n_channels:
         text = f"{n_channels}, none of them chosen; add --channel 0 (up to {n_channels - 1})"
         yield Finding(subject="channels", ok=False, text=text)
-    alive = [index for index in range(n_channels) if samples[:, index].min() < samples[:, index].max()]
+    alive = _alive(samples)
     dead = [index for index in range(n_channels) if index not in alive]
     if dead:
         remedy = f"choose one of {alive} with --channel" if alive else "is anything connected?"

@@ -12,6 +12,9 @@ from edgeaudio_runtime.wav import DEFAULT_CHUNK, ForeignAudioError, Frames
 
 _INT16_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "ULAW", "ALAW", "DPCM_16", "IMA_ADPCM", "MS_ADPCM"})
 """What int16 holds without loss; everything else is read as float32."""
+_BLOCK_VALUES = 1 << 20
+"""Values decoded at once, a minute of mono at 16 kHz: soundfile seeks after every read, which an MP3 decoder answers
+with a damaged frame and lines on standard error."""
 _UNKNOWN_FRAMES = 2**63 - 1
 """libsndfile's word for a stream whose header does not say how long it is."""
 
@@ -57,9 +60,9 @@ class SoundFileReader:
         """
         dtype = "int16" if self._file.subtype in _INT16_SUBTYPES else "float32"
         n_read, n_frames = 0, int(self._file.frames)
-        while len(block := self._read(size, dtype)):
+        while len(block := self._read(_BLOCK_VALUES // self.n_channels, dtype)):
             n_read += len(block)
-            yield block
+            yield from (block[start : start + size] for start in range(0, len(block), size))
         if n_read < n_frames < _UNKNOWN_FRAMES:
             lengths = f"its header says {n_frames} samples, {n_read} could be read"
             raise AudioError(f"{self.name} is cut short: {lengths}; copy or record it again")

@@ -175,6 +175,7 @@ def test_a_dead_channel_is_named_and_the_living_one_is_heard() -> None:
     found = problems(pair, channel=0)
     assert found["channels"] == "[0] of 2 are silent; choose one of [1] with --channel"
     assert "every sample is 0" in found["silence"]
+    assert set(problems(pair)) == {"channels"}
     assert problems(np.zeros_like(pair), channel=0)["channels"].endswith(
         "[0, 1] of 2 are silent; is anything connected?"
     )
