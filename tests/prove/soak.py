@@ -19,7 +19,7 @@ from tests.runtime.conftest import scene
 SAMPLE_RATE = 16_000
 WORD_EVERY_S = 7
 GROWTH_BYTES = 2 * 2**20
-"""Peak memory of a round may move by this between the second round and the last: pages that the allocator keeps or returns,
+"""Peak memory of a round may move by this from the second to the last: pages that the allocator keeps or returns,
 not 88 bytes an event or a sample (16,000 a second would be 2.7 GB a day)."""
 SLOWDOWN = 1.5
 """The median time of a step in the last round may be this many times that of the second."""
