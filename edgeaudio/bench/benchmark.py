@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from edgeaudio.bench.cold_start import measure_cold_start
 from edgeaudio.bench.footprint import installed_bytes
+from edgeaudio.bench.peers import RATE, peer_front_ends, peer_pipelines
 from edgeaudio.bench.timing import DEFAULT_ROUNDS, Contender, Timing, time_side_by_side
 from edgeaudio_runtime.bundle import Bundle, open_bundle
+from edgeaudio_runtime.errors import EdgeAudioError, SpecError
 from edgeaudio_runtime.front_end import FrontEnd, Implementation, front_end_in_use
 from edgeaudio_runtime.quantization import quantize
 from edgeaudio_runtime.stream import AudioStream
@@ -27,21 +29,36 @@ SECTIONS = ("front_end", "engines", "pipeline")
 """Kinds of contenders; all are timed in one pass, so figures of different sections may be compared."""
 
 
-def benchmark(path: Path, *, rounds: int = DEFAULT_ROUNDS) -> dict[str, Any]:
-    """Time front end, engines and the whole pipeline of a bundle; see README for the meaning of each figure."""
+def benchmark(
+    path: Path, *, rounds: int = DEFAULT_ROUNDS, audio: npt.NDArray[np.int16] | None = None
+) -> dict[str, Any]:
+    """Time front end, engines and the whole pipeline of a bundle; see docs/speed.md for the meaning of each figure.
+
+    Args:
+        path: The bundle.
+        rounds: Of interleaved timing.
+        audio: What is heard, at the bundle's rate, at least a second; None means :func:`speech_like_audio`.
+    """
     bundle = open_bundle(path)
-    engines = bundle.engines()
-    timings = _time_sections(_contenders(bundle, engines), rounds=rounds)
+    audio = speech_like_audio(bundle.features.sample_rate) if audio is None else audio
+    engines = _engines(bundle)
+    contenders, missing = _contenders(bundle, engines, audio)
+    timings = _time_sections(contenders, rounds=rounds)
     front_end, network, pipeline = (timings[section] for section in SECTIONS)
+    stream = AudioStream(bundle)
     return {
         "bundle": bundle.manifest.name,
         "machine": {"processor": platform.machine(), "python": platform.python_version(), "numpy": np.__version__},
+        "engine_versions": {engine: bundle.program(engine).version for engine in engines},
+        "audio": {
+            "seconds": round(len(audio) / bundle.features.sample_rate, 3),
+            "events": len(stream.process(audio)) + len(stream.flush()),
+        },
         "unit": "microseconds per 10 ms of audio",
         "front_end": _rows(front_end),
         "engines": _rows(network),
-        "pipeline": {
-            name: {**row, "real_time_factor": round(row["median_us"] / 1e4, 6)} for name, row in _rows(pipeline).items()
-        },
+        "pipeline": {name: {**row, **_factors(row)} for name, row in _rows(pipeline).items()},
+        "not_measured": missing,
         "front_end_in_use": front_end_in_use(bundle.features),
         "front_end_ratio_to_pymicro_features": _ratios(front_end),
         "cold_start": {engine: measure_cold_start(path, engine) for engine in engines},
@@ -52,13 +69,37 @@ def benchmark(path: Path, *, rounds: int = DEFAULT_ROUNDS) -> dict[str, Any]:
     }
 
 
-def _contenders(bundle: Bundle, engines: tuple[str, ...]) -> dict[str, dict[str, Contender]]:
-    audio = speech_like_audio(bundle.features.sample_rate)
-    return {
+def _factors(row: dict[str, float]) -> dict[str, float]:
+    """Processor time for a second of audio, in seconds: of the median round, and of the 95th of a hundred."""
+    names = {"real_time_factor": "median_us", "real_time_factor_p95": "p95_us"}
+    return {factor: round(row[name] / 1e4, 6) for factor, name in names.items()}
+
+
+def _engines(bundle: Bundle) -> tuple[str, ...]:
+    """What can run the bundle here, fastest first: with the native engine, where it computes all of the network."""
+    try:
+        bundle.program("native")
+    except EdgeAudioError:
+        return bundle.engines()
+    return ("native", *bundle.engines())
+
+
+def _contenders(
+    bundle: Bundle, engines: tuple[str, ...], audio: npt.NDArray[np.int16]
+) -> tuple[dict[str, dict[str, Contender]], dict[str, str]]:
+    """What is timed, by section, and what is not, with the reason."""
+    sections = {
         "front_end": _front_end_contenders(bundle, audio),
         "engines": engine_contenders(bundle, engines, audio),
         "pipeline": _pipeline_contenders(bundle, engines, audio),
     }
+    if bundle.features.sample_rate != RATE:
+        return sections, {"other packages": f"they hear {RATE} Hz, the bundle {bundle.features.sample_rate}"}
+    front_ends, no_front_ends = peer_front_ends(audio)
+    pipelines, no_pipelines = peer_pipelines(audio)
+    sections["front_end"] |= front_ends
+    sections["pipeline"] |= pipelines
+    return sections, {**no_front_ends, **no_pipelines}
 
 
 def _time_sections(sections: dict[str, dict[str, Contender]], *, rounds: int) -> dict[str, dict[str, Timing]]:
@@ -92,6 +133,22 @@ def speech_like_audio(sample_rate: int, seconds: int = 10) -> npt.NDArray[np.int
     return samples
 
 
+def recorded_audio(bundle: Path, recording: Path) -> npt.NDArray[np.int16]:
+    """A recording at the rate of ``bundle``, at least a second of it.
+
+    Raises:
+        SpecError: it is shorter.
+        AudioError: it cannot be read.
+    """
+    from edgeaudio_models.audio_files import read_audio
+
+    rate = open_bundle(bundle).features.sample_rate
+    samples, _ = read_audio(recording, sample_rate=rate)
+    if len(samples) < rate:
+        raise SpecError(f"{recording} has {len(samples)} samples, must be at least {rate}, a second; take a longer one")
+    return samples
+
+
 def _chunks(audio: npt.NDArray[np.int16], chunk_ms: int, sample_rate: int) -> Iterator[npt.NDArray[np.int16]]:
     size = sample_rate * chunk_ms // 1000
     return itertools.cycle([audio[i : i + size] for i in range(0, len(audio) - size + 1, size)])
@@ -108,7 +165,7 @@ def _front_ends(bundle: Bundle) -> tuple[Implementation, ...]:
 
 def _front_end_contenders(bundle: Bundle, audio: npt.NDArray[np.int16]) -> dict[str, Contender]:
     rate = bundle.features.sample_rate
-    contenders = {
+    return {
         f"{name}, {ms} ms": Contender(
             call=_pushing(FrontEnd(bundle.features, implementation=name).process, _chunks(audio, ms, rate)),
             audio_ms=ms,
@@ -116,17 +173,6 @@ def _front_end_contenders(bundle: Bundle, audio: npt.NDArray[np.int16]) -> dict[
         for name in _front_ends(bundle)
         for ms in CHUNKS_MS
     }
-    return {**contenders, **_pymicro_features(audio, rate)}
-
-
-def _pymicro_features(audio: npt.NDArray[np.int16], rate: int) -> dict[str, Contender]:
-    try:
-        from pymicro_features import MicroFrontend
-    except ModuleNotFoundError:
-        return {}
-    # It takes 10 ms at a call and no more, as bytes.
-    raw = itertools.cycle([chunk.tobytes() for chunk in itertools.islice(_chunks(audio, 10, rate), 100)])
-    return {"pymicro-features, 10 ms": Contender(call=_pushing(MicroFrontend().process_samples, raw), audio_ms=10)}
 
 
 def engine_contenders(bundle: Bundle, engines: tuple[str, ...], audio: npt.NDArray[np.int16]) -> dict[str, Contender]:
@@ -159,6 +205,5 @@ def _pipeline_contenders(
         )
         for engine in engines
         for ms in sorted({step_ms, 100})
-        # The other front end beside the fastest engine is enough to see what it costs.
-        for suffix, front_end in (variants if engine == engines[0] else variants[:1])
+        for suffix, front_end in variants
     }

@@ -1,4 +1,8 @@
-"""Interleaved timing: every contender runs in every round, so that a busy machine slows all of them alike."""
+"""Interleaved timing: every contender runs in every round, so that a busy machine slows all of them alike.
+
+What is timed is processor time of the whole process, all its threads: it is wall-clock time on a quiet machine, and
+on a busy one it leaves out the time in which other processes ran.
+"""
 
 from __future__ import annotations
 
@@ -59,15 +63,15 @@ def time_side_by_side(contenders: Mapping[Name, Contender], *, rounds: int = DEF
 
 def _calls_per_round(contender: Contender) -> int:
     _call_us(contender, WARM_UP_CALLS)
-    return max(1, int(ROUND_US / _call_us(contender, WARM_UP_CALLS)))
+    return max(1, int(ROUND_US / max(_call_us(contender, WARM_UP_CALLS), 0.1)))
 
 
 def _call_us(contender: Contender, n_calls: int) -> float:
     call = contender.call
-    begin = time.perf_counter_ns()
+    begin = time.process_time_ns()
     for _ in range(n_calls):
         call()
-    return (time.perf_counter_ns() - begin) / 1000 / n_calls
+    return (time.process_time_ns() - begin) / 1000 / n_calls
 
 
 def _summary(values: list[float]) -> Timing:
