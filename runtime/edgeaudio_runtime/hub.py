@@ -5,26 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import gcd, lcm
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.front_end import FrontEnd, Implementation
-from edgeaudio_runtime.listener import Listener, open_listener
-from edgeaudio_runtime.quantization import Quantizer
+from edgeaudio_runtime.listener import Codes, Features, Listener, open_listener
 from edgeaudio_runtime.samples import Samples, checked_scale
 from edgeaudio_runtime.speech_gate import SpeechGate
-from edgeaudio_runtime.stream import AudioStream
+from edgeaudio_runtime.stream import AudioStream, Pipeline, open_pipeline
 from edgeaudio_runtime.whole_recording import padded_frames
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
-
-Features = npt.NDArray[np.float32]
 
 
 class Hub:
@@ -64,10 +60,10 @@ class Hub:
         self.sample_rate = _common_rate(named, gate)
         self.names = tuple(name for name, _ in named)
         self._gate = None if gate is None else SpeechGate(gate)
-        members = [_Member(bundle, bundle.program(engine), open_listener(bundle), name) for name, bundle in named]
+        voices = [_Voice(bundle, bundle.program(engine), open_listener(bundle), name) for name, bundle in named]
         if gate is not None and self._gate is not None:
-            members.append(_Member(gate, gate.program(engine), self._gate, ""))
-        self._parts = _parts(members, front_end)
+            voices.append(_Voice(gate, gate.program(engine), _GateListener(self._gate), ""))
+        self._parts = _parts(voices, front_end)
 
     def process(self, samples: Samples, *, sample_rate: int | None = None) -> list[Event]:
         """Take the next samples and return the events they complete; see ``AudioStream.process``."""
@@ -100,38 +96,68 @@ class Hub:
         return sorted(passed, key=lambda event: (event.detected_s, self.names.index(event.bundle or "")))
 
 
-class _Part(Protocol):
-    def process(self, samples: Samples) -> list[Event]: ...
+class _Voice(NamedTuple):
+    """What a bundle brings along."""
 
-    def flush(self) -> list[Event]: ...
-
-    def reset(self) -> None: ...
-
-
-class _Member:
-    """Network and listener of one bundle, fed with features in any number."""
-
-    def __init__(self, bundle: Bundle, program: Program, listener: Listener, name: str) -> None:
-        self.bundle, self.program, self.name = bundle, program, name
-        self.step_frames = program.signature.step_frames
-        self._listener = listener
-        self._quantize = Quantizer(program.signature.input_quant, ndim=2)
-        self._session = program.session()
-        self.reset()
-
-    @property
-    def is_gate(self) -> bool:
-        return isinstance(self._listener, SpeechGate)
+    bundle: Bundle
+    program: Program
+    listener: Listener
+    name: str
 
     @property
     def shares(self) -> bool:
         """Whether its features can come from a front end of others."""
         return self.bundle.features.streamable and not self.program.signature.whole
 
+
+class _GateListener:
+    """Lets a gate hear the logits of its network."""
+
+    watch = None
+    is_idle = False
+    latched = np.zeros(0, dtype=bool)
+
+    def __init__(self, gate: SpeechGate) -> None:
+        self._gate = gate
+
+    def hear(self, codes: Codes, features: Features) -> list[Event]:
+        self._gate.hear(codes)
+        return []
+
+    def finish(self) -> list[Event]:
+        return []
+
     def reset(self) -> None:
-        self._session.reset()
-        if not self.is_gate:  # its memory is looked at after a flush
-            self._listener.reset()
+        """Nothing: after a flush the hub still asks the gate what was heard, and resets it then."""
+
+
+class _Given:
+    """Stands for the front end of a bundle: what it is given are features already."""
+
+    def __init__(self, n_features: int) -> None:
+        self._nothing = np.empty((0, n_features), dtype=np.float32)
+
+    def process(self, samples: Samples) -> Features:
+        return np.asarray(samples, dtype=np.float32)
+
+    def flush(self, multiple_of: int = 1) -> Features:
+        return self._nothing
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+
+class _Member:
+    """Network and listener of one bundle, fed with features in any number."""
+
+    def __init__(self, voice: _Voice, front_end: Implementation) -> None:
+        spec = voice.bundle.features
+        self.step_frames, self.name = voice.program.signature.step_frames, voice.name
+        self._pipeline = open_pipeline(spec, voice.program, voice.listener, front_end, _Given(spec.n_features))
+        self.reset()
+
+    def reset(self) -> None:
+        self._pipeline.reset()
         self.n_frames = 0
         self._waiting: Features | None = None
 
@@ -141,37 +167,38 @@ class _Member:
             features = np.concatenate((self._waiting, features))
         n_ready = len(features) - len(features) % self.step_frames
         self._waiting = features[n_ready:].copy() if n_ready < len(features) else None
-        if not n_ready:
-            return []
-        ready = features[:n_ready]
-        return self._listener.hear(self._session.run(self._quantize(ready)), ready)
+        return _named(self._pipeline.process(features[:n_ready]), self.name) if n_ready else []
 
-    def finish(self) -> list[Event]:
-        return self._listener.finish()
+    def finish(self, features: Features) -> list[Event]:
+        events = [*self.hear(features), *_named(self._pipeline.flush(), self.name)]
+        self.reset()
+        return events
 
 
 class _SharedFrontEnd:
     """One front end and the members that hear its features."""
 
-    def __init__(self, members: list[_Member], front_end: Implementation) -> None:
-        self._members, self._spec = members, members[0].bundle.features
-        steps = [member.step_frames for member in members]
+    def __init__(self, voices: list[_Voice], front_end: Implementation) -> None:
+        self._members = [_Member(voice, front_end) for voice in voices]
+        self._spec = voices[0].bundle.features
+        steps = [member.step_frames for member in self._members]
         self._all_steps = lcm(*steps)
         self._front_end = FrontEnd(self._spec, multiple_of=gcd(*steps), implementation=front_end)
 
     def process(self, samples: Samples) -> list[Event]:
         features = self._front_end.process(samples)
-        return [event for member in self._members for event in _named(member.hear(features), member.name)]
+        if not len(features):
+            return []
+        return [event for member in self._members for event in member.hear(features)]
 
     def flush(self) -> list[Event]:
         n_samples = self._front_end.n_samples
         features = self._front_end.flush(multiple_of=self._all_steps)
-        events = []
+        events: list[Event] = []
         for member in self._members:
             # Another member's longer step makes the tail longer than this one's own.
             n_own = padded_frames(self._spec, n_samples, member.step_frames) - member.n_frames
-            events += _named([*member.hear(features[:n_own]), *member.finish()], member.name)
-            member.reset()
+            events += member.finish(features[:n_own])
         return events
 
     def reset(self) -> None:
@@ -183,8 +210,8 @@ class _SharedFrontEnd:
 class _Alone:
     """A bundle whose features nobody shares: a stream of its own."""
 
-    def __init__(self, member: _Member, front_end: Implementation) -> None:
-        self._stream, self._name = AudioStream(member.bundle, program=member.program, front_end=front_end), member.name
+    def __init__(self, voice: _Voice, front_end: Implementation) -> None:
+        self._stream, self._name = AudioStream(voice.bundle, program=voice.program, front_end=front_end), voice.name
         self.reset = self._stream.reset
 
     def process(self, samples: Samples) -> list[Event]:
@@ -195,18 +222,18 @@ class _Alone:
 
 
 def _named(events: list[Event], name: str) -> list[Event]:
-    return [replace(event, bundle=name) for event in events]
+    return [replace(event, bundle=name) for event in events] if events else events
 
 
-def _parts(members: list[_Member], front_end: Implementation) -> list[_Part]:
-    groups: dict[str, list[_Member]] = {}
-    for member in members:
-        key = member.bundle.manifest.features_hash if member.shares else f"alone {id(member)}"
-        groups.setdefault(key, []).append(member)
-    parts: list[_Part] = []
+def _parts(voices: list[_Voice], front_end: Implementation) -> list[Pipeline]:
+    groups: dict[str, list[_Voice]] = {}
+    for voice in voices:
+        key = voice.bundle.manifest.features_hash if voice.shares else f"alone {id(voice)}"
+        groups.setdefault(key, []).append(voice)
+    parts: list[Pipeline] = []
     # Whole recordings first: they refuse a change of dtype, which the others would have taken by then.
     for group in sorted(groups.values(), key=lambda group: group[0].shares):
-        alone = len(group) == 1 and not group[0].is_gate
+        alone = len(group) == 1 and not isinstance(group[0].listener, _GateListener)
         parts.append(_Alone(group[0], front_end) if alone else _SharedFrontEnd(group, front_end))
     return parts
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -58,10 +58,33 @@ class _StreamStruct(ctypes.Structure):
     _fields_ = _FIELDS
 
 
+class FeatureSource(Protocol):
+    """What a stream gets its features from: a front end, or what stands for one."""
+
+    def process(self, samples: Samples) -> npt.NDArray[np.float32]:
+        """Features ``[n_frames, n_features]`` that the next samples complete."""
+        ...
+
+    def flush(self, multiple_of: int = 1) -> npt.NDArray[np.float32]:
+        """The outstanding ones; then as after :meth:`reset`."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        ...
+
+
 def native_pipeline(
-    spec: FeatureSpec, signature: NetworkSignature, session: Session, listener: Listener, front_end: Implementation
+    spec: FeatureSpec,
+    signature: NetworkSignature,
+    session: Session,
+    listener: Listener,
+    front_end: Implementation,
+    source: FeatureSource | None = None,
 ) -> SamplePipeline | FeaturePipeline | None:
     """The pipeline, or None where the C core cannot be had or does not fit this engine or these types.
+
+    With ``source`` the features come from there.
 
     Raises:
         SpecError: ``front_end`` is unknown or cannot be had.
@@ -77,6 +100,8 @@ def native_pipeline(
     step: BoundStep | None = session.bound_step() if fits and hasattr(session, "bound_step") else None
     if step is None or load_library() is None:
         return None
+    if source is not None:
+        return FeaturePipeline(source, signature, session, step, listener)
     chosen = choose_implementation(spec, front_end)
     if (
         chosen == "native"
@@ -250,7 +275,7 @@ class FeaturePipeline(_Pipeline):
     """One stream whose features come from elsewhere; the rest is done in C."""
 
     def __init__(
-        self, source: FrontEnd, signature: NetworkSignature, session: Session, step: BoundStep, listener: Listener
+        self, source: FeatureSource, signature: NetworkSignature, session: Session, step: BoundStep, listener: Listener
     ) -> None:
         super().__init__(signature, session, step, listener)
         self._source, self._slots = source, self._arrays["features"]

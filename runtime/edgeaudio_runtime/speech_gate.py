@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
-from edgeaudio_runtime.listener import Codes, Features
+from edgeaudio_runtime.listener import Codes
 from edgeaudio_runtime.probabilities import SmoothedProbabilities
 
 if TYPE_CHECKING:
@@ -31,12 +31,8 @@ class SpeechGate:
 
     Speech is heard at an output when the smoothed probabilities of all its keywords together reach the threshold of its
     ``detector.json``. An event passes if that was so at an output between ``GATE_MARGIN_S`` before its start and its
-    report. A :class:`~edgeaudio_runtime.listener.Listener` that reports nothing itself; memory is constant.
+    report. Memory is constant.
     """
-
-    watch = None
-    is_idle = False
-    latched = np.zeros(0, dtype=bool)
 
     def __init__(self, bundle: Bundle) -> None:
         """Make a gate of ``bundle``.
@@ -70,8 +66,8 @@ class SpeechGate:
         n_kept = ceil((LOOK_BACK_S + MOST_AHEAD_S) / self._clock.output_s)
         self._open_s: deque[float] = deque(maxlen=n_kept)
 
-    def hear(self, codes: Codes, features: Features) -> list[Event]:
-        """Take the logit codes of whole steps; no event comes of them."""
+    def hear(self, codes: Codes) -> None:
+        """Take the logit codes of whole steps."""
         for first in range(0, len(codes), _BLOCK):
             block = codes[first : first + _BLOCK]
             self._probabilities.push(block)
@@ -83,11 +79,6 @@ class SpeechGate:
             for row in np.flatnonzero(speech >= self._threshold):
                 self._open_s.append(self._clock.detected_s(self._n_outputs + int(row)))
             self._n_outputs += len(block)
-        return []
-
-    def finish(self) -> list[Event]:
-        """Nothing is outstanding; what was heard is kept until :meth:`reset`."""
-        return []
 
     def passes(self, event: Event) -> bool:
         """Whether speech was heard in the time of ``event``."""

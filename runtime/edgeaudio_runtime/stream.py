@@ -13,7 +13,7 @@ from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.features import FeatureSpec
 from edgeaudio_runtime.front_end import FrontEnd, Implementation, compute_features
 from edgeaudio_runtime.listener import Listener, open_listener
-from edgeaudio_runtime.native_pipeline import native_pipeline
+from edgeaudio_runtime.native_pipeline import FeatureSource, native_pipeline
 from edgeaudio_runtime.quantization import Quantizer
 
 if TYPE_CHECKING:
@@ -30,8 +30,15 @@ MAX_WINDOWED_SAMPLES = 60 * 48_000
 class LogitStream:
     """Front end and network of one stream: samples in, logit codes out."""
 
-    def __init__(self, spec: FeatureSpec, program: Program, *, front_end: Implementation = "auto") -> None:
-        """Join a feature specification and a program.
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        program: Program,
+        *,
+        front_end: Implementation = "auto",
+        source: FeatureSource | None = None,
+    ) -> None:
+        """Join a feature specification and a program; with ``source`` the features come from there.
 
         Raises:
             SpecError: The network does not take the features' number of values, or ``front_end`` cannot be had.
@@ -41,7 +48,7 @@ class LogitStream:
             raise SpecError(f"n_features={spec.n_features} of the features must be {wanted}, what the network takes")
         signature = program.signature
         self._step_frames = signature.step_frames
-        self._front_end: _FeatureSource = (
+        self._front_end: FeatureSource = source or (
             FrontEnd(spec, multiple_of=self._step_frames, implementation=front_end)
             if spec.streamable and not signature.whole
             else _WholeRecording(spec)
@@ -117,7 +124,7 @@ class AudioStream:
         """
         self.program = bundle.program(engine) if program is None else program
         self.sample_rate = bundle.features.sample_rate
-        self._pipeline = _open_pipeline(bundle.features, self.program, open_listener(bundle), front_end)
+        self._pipeline = open_pipeline(bundle.features, self.program, open_listener(bundle), front_end)
         self._process = self._pipeline.process  # bound once
 
     def process(self, samples: Samples, *, sample_rate: int | None = None) -> list[Event]:
@@ -143,17 +150,34 @@ class AudioStream:
         self._pipeline.reset()
 
 
-class _Pipeline(Protocol):
-    def process(self, samples: Samples) -> list[Event]: ...
+class Pipeline(Protocol):
+    """From samples to events, see :class:`AudioStream`."""
 
-    def flush(self) -> list[Event]: ...
+    def process(self, samples: Samples) -> list[Event]:
+        """Take the next samples."""
+        ...
 
-    def reset(self) -> None: ...
+    def flush(self) -> list[Event]:
+        """End the stream."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything."""
+        ...
 
 
-def _open_pipeline(spec: FeatureSpec, program: Program, listener: Listener, front_end: Implementation) -> _Pipeline:
-    native = native_pipeline(spec, program.signature, program.session(), listener, front_end)
-    return _StagedPipeline(LogitStream(spec, program, front_end=front_end), listener) if native is None else native
+def open_pipeline(
+    spec: FeatureSpec,
+    program: Program,
+    listener: Listener,
+    front_end: Implementation,
+    source: FeatureSource | None = None,
+) -> Pipeline:
+    """The way from samples to events, in C where that can be had; with ``source`` the features come from there."""
+    native = native_pipeline(spec, program.signature, program.session(), listener, front_end, source)
+    if native is not None:
+        return native
+    return _StagedPipeline(LogitStream(spec, program, front_end=front_end, source=source), listener)
 
 
 class _StagedPipeline:
@@ -179,14 +203,6 @@ def clip_logits(bundle: Bundle, samples: Samples, *, program: Program) -> Codes:
     """Logit codes ``[n_outputs, n_labels]`` of a clip from reset to flush; its last row scores a keyword clip."""
     stream = LogitStream(bundle.features, program)
     return np.concatenate((stream.process(samples)[0], stream.flush()[0]))
-
-
-class _FeatureSource(Protocol):
-    def process(self, samples: Samples) -> Features: ...
-
-    def flush(self, multiple_of: int = 1) -> Features: ...
-
-    def reset(self) -> None: ...
 
 
 class _WholeRecording:

@@ -61,21 +61,45 @@ def listen(stream: Hub | AudioStream, samples: np.ndarray, sizes: list[int]) -> 
     return events + stream.flush()
 
 
-@settings(max_examples=10)
+@pytest.fixture(scope="module")
+def bundles(keyword_bundle: Path, ctc_bundle: Path) -> dict[str, Any]:
+    """4, 4 and 6 frames a step: one front end whose tail is another length for each."""
+    keyword = open_bundle(keyword_bundle)
+    return {"word": keyword, "text": open_bundle(ctc_bundle), "six": OtherSteps(keyword, 6)}
+
+
+@pytest.fixture(scope="module")
+def alone(bundles: dict[str, Any], pcm: np.ndarray) -> dict[str, list[Event]]:
+    """What each hears in a stream of its own."""
+    heard = {name: listen(AudioStream(bundle), pcm, []) for name, bundle in bundles.items()}
+    return {name: [replace(event, bundle=name) for event in events] for name, events in heard.items()}
+
+
+@settings(max_examples=6)
 @given(sizes=SIZES)
 def test_each_bundle_hears_what_it_would_hear_alone(
-    keyword_bundle: Path, ctc_bundle: Path, pcm: np.ndarray, sizes: list[int]
+    bundles: dict[str, Any], alone: dict[str, list[Event]], pcm: np.ndarray, sizes: list[int]
 ) -> None:
-    keyword, ctc = open_bundle(keyword_bundle), open_bundle(ctc_bundle)
-    # 4, 6 and 4 frames a step: one front end whose tail is another length for each.
-    bundles = {"word": keyword, "text": ctc, "six": OtherSteps(keyword, 6)}
     events = listen(Hub(bundles), pcm, sizes)
-    for name, bundle in bundles.items():
-        alone = [replace(event, bundle=name) for event in listen(AudioStream(bundle), pcm, [])]
-        assert alone
-        assert [event for event in events if event.bundle == name] == alone
-    assert [event.detected_s for event in events] == sorted(event.detected_s for event in events)
-    assert events == listen(Hub(bundles), pcm, [])
+    for name, expected in alone.items():
+        assert expected
+        assert [event for event in events if event.bundle == name] == expected
+    # By the time of their report, then in the order of the bundles, whatever came in one chunk.
+    assert events == sorted(events, key=lambda event: (event.detected_s, list(bundles).index(event.bundle)))
+
+
+@pytest.mark.parametrize("engine", ["numpy", "onnxruntime", "litert", "native"])
+@pytest.mark.parametrize("front_end", ["numpy", "auto"])
+def test_it_does_so_on_every_engine_and_front_end(
+    every_engine_bundle: Path, pcm: np.ndarray, engine: str, front_end: Any
+) -> None:
+    bundle = open_bundle(every_engine_bundle)
+    if engine not in bundle.engines():
+        pytest.skip(f"{engine} is not installed")
+    alone = listen(AudioStream(bundle, engine=engine, front_end=front_end), pcm, [])
+    events = listen(Hub({"a": bundle, "b": bundle}, engine=engine, front_end=front_end), pcm, [700, 20_000, 1])
+    for name in ("a", "b"):
+        assert [replace(event, bundle=None) for event in events if event.bundle == name] == alone
 
 
 def test_bundles_of_one_feature_specification_share_one_front_end(
@@ -146,7 +170,7 @@ def test_an_event_passes_where_speech_was_heard_between_half_a_second_before_it_
     gate = SpeechGate(fake_gate())
     rows = np.zeros((100, 2), dtype=np.int8)
     rows[50, 1] = 50  # softmax of (0, 5) is 0.993; equal logits give 0.5
-    gate.hear(rows, np.empty((400, 1), dtype=np.float32))
+    gate.hear(rows)
     heard_s = 50 * 0.04 + 0.055  # the step's last frame begins at 30 ms and lasts 25 ms
     assert gate.passes(event(heard_s + 0.499, heard_s + 1))
     assert not gate.passes(event(heard_s + 0.501, heard_s + 1))
