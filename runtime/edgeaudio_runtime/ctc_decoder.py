@@ -92,7 +92,7 @@ class CtcDecoder:
             raise SpecError(f"logit codes have shape {list(codes.shape)}, it must be [k, {len(self._labels)}]")
         events: list[TranscriptEvent] = []
         for row, best in enumerate(codes.argmax(axis=1).tolist()):
-            if self._search.push(codes[row], best, self._n_outputs):
+            if self._search.push(codes[row], best, self._n_outputs) or self._is_unsure:
                 events += self._partial()
             self._n_blank = self._n_blank + 1 if best == BLANK else 0
             events += self._ended(best)
@@ -109,15 +109,17 @@ class CtcDecoder:
     def _begin(self, output: int, *, sounding: int) -> None:
         self._search.restart(sounding)
         self._reported: tuple[int, ...] = ()
+        self._is_unsure = False  # the text that leads may be reported when its tokens have sounded longer
         self._first_output = output
 
     def _partial(self) -> list[TranscriptEvent]:
         spans = self._search.leading()
         labels = tuple(span.label for span in spans)
-        if not labels or labels == self._reported:
+        self._is_unsure = bool(labels) and not self._is_sure(spans)
+        if not labels or labels == self._reported or self._is_unsure:
             return []
         self._reported = labels
-        return [self._event(spans, final=False)] if self._is_sure(spans) else []
+        return [self._event(spans, final=False)]
 
     def _is_sure(self, spans: Sequence[Span]) -> bool:
         return all(span.score is None or span.score >= self._config.min_score for span in spans)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import gcd, lcm
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -69,13 +69,13 @@ class Hub:
         """Take the next samples and return the events they complete; see ``AudioStream.process``."""
         if sample_rate is not None and sample_rate != self.sample_rate:
             raise SpecError(f"sample_rate={sample_rate} must be {self.sample_rate}, the bundles'; resample first")
-        checked_scale(samples)  # before any part has taken them
-        events: list[Event] = []
+        if len(self._parts) > 1 or not isinstance(samples, np.ndarray):
+            checked_scale(samples)  # before one has taken what another refuses
         # A second at a time, since the gate's memory is bounded.
-        for first in range(0, len(samples), self.sample_rate):
-            block = samples[first : first + self.sample_rate]
-            events += self._passed([event for part in self._parts for event in part.process(block)])
-        return events
+        if len(samples) <= self.sample_rate:
+            return self._hear(samples)
+        starts = range(0, len(samples), self.sample_rate)
+        return [event for i in starts for event in self._hear(samples[i : i + self.sample_rate])]
 
     def flush(self) -> list[Event]:
         """End the stream, return what was outstanding, and begin anew."""
@@ -89,6 +89,12 @@ class Hub:
             part.reset()
         if self._gate is not None:
             self._gate.reset()
+
+    def _hear(self, samples: Samples) -> list[Event]:
+        events: list[Event] = []
+        for part in self._parts:
+            events += part.process(samples)
+        return self._passed(events) if events else events
 
     def _passed(self, events: list[Event]) -> list[Event]:
         gate = self._gate
@@ -138,7 +144,7 @@ class _Given:
         self._nothing = np.empty((0, n_features), dtype=np.float32)
 
     def process(self, samples: Samples) -> Features:
-        return np.asarray(samples, dtype=np.float32)
+        return cast(Features, samples)
 
     def flush(self, multiple_of: int = 1) -> Features:
         return self._nothing
@@ -164,10 +170,11 @@ class _Member:
     def hear(self, features: Features) -> list[Event]:
         self.n_frames += len(features)
         if self._waiting is not None:
-            features = np.concatenate((self._waiting, features))
-        n_ready = len(features) - len(features) % self.step_frames
-        self._waiting = features[n_ready:].copy() if n_ready < len(features) else None
-        return _named(self._pipeline.process(features[:n_ready]), self.name) if n_ready else []
+            features, self._waiting = np.concatenate((self._waiting, features)), None
+        n_over = len(features) % self.step_frames
+        if n_over:
+            features, self._waiting = features[:-n_over], features[-n_over:].copy()
+        return _named(self._pipeline.process(features), self.name) if len(features) else []
 
     def finish(self, features: Features) -> list[Event]:
         events = [*self.hear(features), *_named(self._pipeline.flush(), self.name)]
@@ -189,7 +196,10 @@ class _SharedFrontEnd:
         features = self._front_end.process(samples)
         if not len(features):
             return []
-        return [event for member in self._members for event in member.hear(features)]
+        events: list[Event] = []
+        for member in self._members:
+            events += member.hear(features)
+        return events
 
     def flush(self) -> list[Event]:
         n_samples = self._front_end.n_samples

@@ -356,6 +356,14 @@ def test_a_phrase_that_the_audio_does_not_bear_out_is_dropped() -> None:
     assert reading.process(codes) == []
 
 
+def test_a_partial_text_is_reported_once_it_is_sure_enough() -> None:
+    codes = np.array([[0, 2, 0], [0, 10, 0], [0, 40, 0], [90, 0, 0]], dtype=np.int8)  # a: 0.38, 0.58 and 0.96
+    reading = decoder(separator=" ", beam_width=4, min_score=0.9)
+    events = reading.process(codes)
+    assert [(event.text, event.detected_s) for event in events] == [("a", pytest.approx((2 * 4 + 3) * 0.010 + 0.025))]
+    assert events[0].tokens[0].start_s == pytest.approx(0.0075)
+
+
 ARPA = """\
 \\data\\
 ngram 1=4

@@ -192,6 +192,8 @@ def test_what_cannot_be_heard_together_is_refused(keyword_bundle: Path, ctc_bund
         Hub({"a": bundle, "b": other})
     with pytest.raises(SpecError, match="sample_rate=8000 must be 16000, the bundles'; resample first"):
         Hub([bundle]).process(np.zeros(0, dtype=np.int16), sample_rate=8000)
+    with pytest.raises(SpecError, match="samples of type bytes must be a numpy array"):
+        Hub([bundle]).process(b"1234")
     with pytest.raises(SpecError, match="must be a streaming keyword bundle; train one with recipe vad"):
         Hub([bundle], gate=open_bundle(ctc_bundle))
     with pytest.raises(SpecError, match="has background labels alone; one must stand for speech"):
