@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from edgeaudio_runtime.graph import IntegerGraph, Op
     from edgeaudio_runtime.manifest import Manifest, Network
 
-MAX_ARTIFACTS = 1000
-"""Files that a manifest may name."""
+MAX_ARTIFACTS = 100
+"""Files that a manifest may name; each is looked up in the directory of a zip, which may have a thousand entries."""
 MAX_BUNDLE_BYTES = 512 * 2**20
 """Bytes of all artifacts together."""
 MAX_GRAPH_BYTES = 8 * 2**20
@@ -39,8 +39,10 @@ MAX_ELEMENTS_PER_STEP = 2**24
 """Values of all tensors that one network step computes or carries on."""
 MAX_MACS_PER_STEP = 2**30
 """Multiplications of one network step."""
-MAX_OPERATIONS = 10_000
-"""Operations of an integer graph."""
+MAX_OPERATIONS = 4000
+"""Operations of an integer graph; planning compares some with all others."""
+MAX_STATES = 1000
+"""States of a network."""
 
 
 def check_artifacts(sizes: Sequence[int]) -> None:
@@ -71,6 +73,7 @@ def _check_network(network: Network) -> None:
     frames = max(network.step_frames, network.input_frames or 0)
     _check("features of a step", frames * network.n_features, MAX_BUFFERED)
     _check("logits of a step", network.outputs_per_step * network.n_labels, MAX_BUFFERED)
+    _check("states", len(network.states), MAX_STATES)
     _check("elements of all states", sum(math.prod(state.shape) for state in network.states), MAX_ELEMENTS_PER_STEP)
 
 
@@ -80,6 +83,7 @@ def check_graph(graph: IntegerGraph) -> None:
     The graph's shapes must have been checked.
     """
     _check("operations", len(graph.ops), MAX_OPERATIONS)
+    _check("states", len(graph.states), MAX_STATES)
     computed = (math.prod(tensor.shape) for name, tensor in graph.tensors.items() if name not in graph.constants)
     _check("elements of all tensors of a step", sum(computed), MAX_ELEMENTS_PER_STEP)
     _check("multiplications of a step", sum(_macs(graph, op) for op in graph.ops), MAX_MACS_PER_STEP)

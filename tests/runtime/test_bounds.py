@@ -60,8 +60,8 @@ def test_too_many_or_too_large_artifacts_are_refused_before_any_is_read(own_bund
     path = changed(own_bundle, lambda manifest: manifest["artifacts"][0].update(size=2**29))
     with pytest.raises(BundleError, match=rf"bytes of all artifacts=\d+ must be <= 536870912; {IS_IT_ONE[:-1]}"):
         open_bundle(path)
-    with pytest.raises(BundleError, match="number of artifacts=1001 must be <= 1000"):
-        bounds.check_artifacts([0] * 1001)
+    with pytest.raises(BundleError, match="number of artifacts=101 must be <= 100"):
+        bounds.check_artifacts([0] * 101)
 
 
 def test_states_beyond_all_memory_are_refused(own_bundle: Path) -> None:
@@ -78,6 +78,18 @@ def test_a_graph_of_too_many_elements_is_refused_and_each_residual_net_is_far_fr
     with pytest.raises(BundleError, match="elements of all tensors of a step=33554432 must be <= 16777216"):
         bounds.check_graph(graph)
     bounds.check_graph(residual_graph(channels=256, blocks=12))
+
+
+def test_too_many_operations_or_states_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = residual_graph(channels=8, blocks=1, n_features=6, window=10, n_labels=3)
+    # Three fifos of a join and a cut, five convolutions and an addition.
+    assert len(graph.states) == 3
+    monkeypatch.setattr(bounds, "MAX_STATES", 2)
+    with pytest.raises(BundleError, match="states=3 must be <= 2"):
+        bounds.check_graph(graph)
+    monkeypatch.setattr(bounds, "MAX_OPERATIONS", 11)
+    with pytest.raises(BundleError, match="operations=12 must be <= 11"):
+        bounds.check_graph(graph)
 
 
 def test_a_graph_of_too_many_multiplications_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
