@@ -199,8 +199,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from edgeaudio_runtime.wyoming_catalogue import Catalogue
     from edgeaudio_runtime.wyoming_server import check_wyoming, serve
 
-    if arguments.mic:
-        raise SpecError("--wyoming takes its audio from clients; leave --mic out")
+    if arguments.mic or arguments.gate is not None:
+        raise SpecError("--wyoming takes its audio from clients and has no gate; leave --mic and --gate out")
     check_wyoming()
     bundles = [_open(path) for path in arguments.paths]
     catalogue = Catalogue(bundles, engine=arguments.engine, languages=tuple(arguments.language or ()))

@@ -43,7 +43,7 @@ class Catalogue:
             languages: Codes such as "en" that the models are said to understand.
 
         Raises:
-            SpecError: No bundle, or two of one name.
+            SpecError: No bundle, two of one name, or a keyword bundle that needs the end of a recording.
             EngineError: The engine is not installed.
         """
         bundles = list(bundles)
@@ -53,6 +53,7 @@ class Catalogue:
             raise SpecError(
                 f"bundles={names} must be at least one, each of another name; {twice or 'none'} will not do"
             )
+        _check_hears_while_listening(bundles)
         self._languages = list(languages)
         words = [label for bundle in bundles for label in _words(bundle)]
         self.services = tuple(
@@ -105,6 +106,13 @@ class Catalogue:
             "description": service.bundle.name, "installed": True, "languages": self._languages,
             "version": _version(service.bundle), "attribution": _attribution((service,)),
         }  # fmt: skip
+
+
+def _check_hears_while_listening(bundles: list[Bundle]) -> None:
+    for bundle in bundles:
+        whole = bundle.manifest.mode == "whole" or not bundle.features.streamable
+        if bundle.task == "keyword" and whole:
+            raise SpecError(f"{bundle.name} hears whole recordings, and a room never ends; serve a streaming bundle")
 
 
 def _words(bundle: Bundle) -> list[str]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from edgeaudio_runtime import wyoming_server
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.cli import main
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.presets import preset
 from edgeaudio_runtime.wyoming_catalogue import Catalogue
 from edgeaudio_runtime.wyoming_server import serve
 
@@ -130,6 +132,17 @@ def test_a_label_of_two_bundles_is_named_with_its_bundle(keyword_bundle: Path, o
     assert catalogue.wake_words == ("bands/low", "bands/high", "others/low", "others/high")
     with pytest.raises(SpecError, match=r"bundles=\['bands', 'bands'\] must be at least one, each of another name"):
         Catalogue([open_bundle(keyword_bundle)] * 2)
+
+
+def test_a_keyword_bundle_that_needs_the_end_of_a_recording_is_refused(own_bundle: Path) -> None:
+    manifest = json.loads((own_bundle / "manifest.json").read_text())
+    spec = replace(preset("log_mel"), utterance="signed_peak")
+    values = {"features": spec.to_dict(), "features_hash": spec.hash, "mode": "windowed"}
+    (own_bundle / "manifest.json").write_text(json.dumps({**manifest, **values}))
+    with pytest.raises(
+        SpecError, match="bands hears whole recordings, and a room never ends; serve a streaming bundle"
+    ):
+        Catalogue([open_bundle(own_bundle)])
 
 
 def test_home_assistant_gets_its_detections(keyword_bundle: Path, pcm: np.ndarray) -> None:
@@ -363,7 +376,9 @@ def test_wrong_usage_is_one_line(
     keyword_bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main([str(keyword_bundle), "--wyoming", "tcp://127.0.0.1:0", "--mic"]) == 2
-    assert "--wyoming takes its audio from clients; leave --mic out" in capfd.readouterr().err
+    assert "--wyoming takes its audio from clients and has no gate; leave --mic and --gate out" in (
+        capfd.readouterr().err
+    )
     assert main(["--wyoming", "tcp://127.0.0.1:0"]) == 2
     assert "bundles=[] must be at least one" in capfd.readouterr().err
     for name in [name for name in sys.modules if name.partition(".")[0] == "wyoming"]:
