@@ -88,8 +88,7 @@ def _silero(audio: Samples) -> Contender:
 
     vad, size = SileroVAD(RATE), 512
     real = (audio / 32768.0).astype(np.float32)
-    windows = [real[i : i + size].copy() for i in range(0, len(real) - size + 1, size)]
-    chunks = itertools.cycle([memoryview(window) for window in windows])
+    chunks = itertools.cycle([real[i : i + size].copy().data for i in range(0, len(real) - size + 1, size)])
     return Contender(call=lambda: vad.process(next(chunks)), audio_ms=1000 * size / RATE)
 
 

@@ -37,7 +37,7 @@ _BOUND_MARGIN = 1e-9
 
 _INT16 = np.dtype(np.int16)
 
-_FIELDS = (
+_FIELDS: tuple[tuple[str, Any], ...] = (
     ("n_samples", ctypes.c_int64),
     *((name, ctypes.c_int32) for name in (
         "skip", "buffer_length", "fill", "next_frame", "step_frames", "n_features", "n_logits", "n_labels", "n_copies",
@@ -173,7 +173,7 @@ class _Pipeline:
         self._array("features", (struct.capacity, n_values), np.float32)
         self._array("codes", (struct.capacity, struct.n_logits), np.int8)
         struct.input, struct.logits, struct.network = step.features, step.logits, step.network
-        self._copies = (CopyStruct * len(step.carried))(*step.carried)
+        self._copies = (CopyStruct * len(step.carried))(*(CopyStruct(*copy) for copy in step.carried))
         struct.copies, struct.n_copies = ctypes.addressof(self._copies), len(step.carried)
 
     def _open_watch(self, watch: Watch, signature: NetworkSignature) -> None:

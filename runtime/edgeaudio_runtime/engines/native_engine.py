@@ -102,7 +102,7 @@ class NativeSession:
         self._sums = np.zeros(2 * (n_out + BLOCK), dtype=np.int32)
         self._ops = (_OpStruct * len(plan.operations))(*map(self._op, plan.operations))
         base = self._block.ctypes.data
-        carried = [(base + source, base + target, n) for source, target, n in plan.carried]
+        carried = [CopyStruct(base + source, base + target, n) for source, target, n in plan.carried]
         self._carried = (CopyStruct * len(carried))(*carried)
         self._network = _NetworkStruct(
             n_ops=len(self._ops),

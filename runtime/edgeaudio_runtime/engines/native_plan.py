@@ -6,6 +6,7 @@ what was cut.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,14 +36,14 @@ _LARGEST_SUM = 2**31 - 1
 class Operation:
     """One operation with its constants; numbers are fields of ``edgeaudio_op``."""
 
-    numbers: dict[str, float]
+    numbers: Mapping[str, float]
     x: int
     """Place of the input in the block, bytes from its start."""
     out: int
     """Place of the output."""
     y: int = 0
     """Place of the second input."""
-    constants: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    constants: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Arrays by field name."""
 
 
@@ -62,10 +63,12 @@ class NativePlan:
             self._place(op)
         self._offsets, self.n_bytes = self._allocate()
         self.operations = tuple(made for op in graph.ops for made in self._operations(op))
-        self.features, self.logits = self.place(graph.input), self.place(graph.output)
+        self.features = self.place(graph.input)
         self.states = tuple((self.place(s.input), self._size(s.input), int(s.initial)) for s in graph.states)
         self.carried = tuple((self.place(s.output), self.place(s.input), self._size(s.input)) for s in graph.states)
         self._check_carried()
+        self.logits, last = self._kept_logits()
+        self.operations += last
 
     def place(self, name: str) -> int:
         """Bytes from the start of the block to tensor ``name``."""
@@ -126,6 +129,15 @@ class NativePlan:
             if any(source < target + n and target < source + m for source, _, m in self.carried[i + 1 :]):
                 raise SpecError("a state becomes another state; the native engine carries each on by itself")
 
+    def _kept_logits(self) -> tuple[int, tuple[Operation, ...]]:
+        """Where the logits stay when a step has ended: elsewhere, if a state is carried on to where they lie."""
+        place, size = self.place(self._graph.output), self._size(self._graph.output)
+        if not any(place < target + n and target < place + size for _, target, n in self.carried):
+            return place, ()
+        kept = self.n_bytes
+        self.n_bytes += -(-size // 64) * 64
+        return kept, (Operation(numbers={"kind": COPY, "n_out": size}, x=place, out=kept),)
+
     def _operations(self, op: Op) -> list[Operation]:
         if op.kind in ("slice", "merge_frequency"):
             return []
@@ -144,8 +156,16 @@ class NativePlan:
             return [self._clamp(op)]
         raise _uncovered(op)
 
-    def _places(self, op: Op) -> dict[str, int]:
-        return {"x": self.place(op.inputs[0]), "out": self.place(op.outputs[0])}
+    def _made(
+        self,
+        op: Op,
+        numbers: Mapping[str, float],
+        constants: Mapping[str, npt.NDArray[Any]] | None = None,
+        *,
+        y: int = 0,
+    ) -> Operation:
+        x, out = self.place(op.inputs[0]), self.place(op.outputs[0])
+        return Operation(numbers=numbers, constants=constants or {}, x=x, y=y, out=out)
 
     def _conv(self, op: Op) -> Operation:
         weight, x = self._graph.constants[op.inputs[1]], self._graph.tensors[op.inputs[0]]
@@ -163,7 +183,7 @@ class NativePlan:
             "bias": _in_blocks(bias),
             **self._multiplier(op, groups),
         }
-        return Operation(numbers={**numbers, **self._limits(op)}, constants=constants, **self._places(op))
+        return self._made(op, {**numbers, **self._limits(op)}, constants)
 
     def _fully_connected(self, op: Op) -> Operation:
         weight = self._graph.constants[op.inputs[1]]
@@ -175,14 +195,14 @@ class NativePlan:
         _check_sums(op, weight, bias)
         sums = weight.reshape(n_out, -1).sum(axis=1, dtype=np.int64)
         signed = bias - _quant(self._graph.tensors[op.inputs[0]]).zero_point * sums
-        constants = {
+        constants: dict[str, npt.NDArray[Any]] = {
             "weights": packed(weight.reshape(n_out, n_in)),
             "bias": _in_blocks(signed),
             "bias_unsigned": _in_blocks(signed - 128 * sums),
             **self._multiplier(op, n_out),
         }
         numbers = {"kind": DENSE, "n_out": n_out, "n_in": n_in, **self._geometry(op, weight.shape, shape)}
-        return Operation(numbers={**numbers, **self._limits(op)}, constants=constants, **self._places(op))
+        return self._made(op, {**numbers, **self._limits(op)}, constants)
 
     def _geometry(self, op: Op, kernel: tuple[int, ...], shape: tuple[int, ...]) -> dict[str, float]:
         (stride_t, stride_f), (dilation_t, dilation_f) = (
@@ -224,7 +244,7 @@ class NativePlan:
             "kind": ADD, "n_out": _n_codes(first), "y_zero": b.zero_point, "is_tied": a == b == out, "sign": sign,
             "x_ratio": float(ratios[0]), "y_ratio": sign * float(ratios[1]),
         }  # fmt: skip
-        return Operation(numbers={**numbers, **self._limits(op)}, y=self.place(op.inputs[1]), **self._places(op))
+        return self._made(op, {**numbers, **self._limits(op)}, y=self.place(op.inputs[1]))
 
     def _clamp(self, op: Op) -> Operation:
         tensor = self._graph.tensors[op.inputs[0]]
@@ -232,7 +252,7 @@ class NativePlan:
         if type(low) is not int or type(high) is not int:
             raise _uncovered(op)
         numbers = {"kind": CLAMP, "n_out": _n_codes(tensor), "low": max(-128, low), "high": min(127, high)}
-        return Operation(numbers=numbers, **self._places(op))
+        return self._made(op, numbers)
 
 
 def packed(weight: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
