@@ -131,7 +131,8 @@ def add_surroundings(
         streams = equalize(streams, octaves_db.reshape(-1, N_OCTAVES), sample_rate=sample_rate)
     if spec.narrow_band_probability:
         narrowed = torch.nonzero(_coins(len(streams), spec.narrow_band_probability, generator))[:, 0]
-        streams = streams.index_copy(0, narrowed, narrow_band(streams[narrowed], sample_rate=sample_rate))
+        if len(narrowed):  # transforms of no clips are refused
+            streams = streams.index_copy(0, narrowed, narrow_band(streams[narrowed], sample_rate=sample_rate))
     gains_db = draw_uniform(len(streams), spec.min_gain_db, spec.max_gain_db, generator)
     return apply_gain(streams, gains_db).clamp_(-1.0, 1.0)
 

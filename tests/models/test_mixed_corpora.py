@@ -183,6 +183,15 @@ def test_without_a_share_of_narrow_bands_nothing_is_drawn_for_them() -> None:
     assert torch.allclose(heard, narrow_band(clicks))
 
 
+def test_a_batch_may_have_no_narrow_band_at_all() -> None:
+    spec = AugmentationSpec(
+        noise_probability=0.0, min_gain_db=0.0, max_gain_db=0.0, narrow_band_probability=1e-9, max_equalizer_db=0.0
+    )
+    streams = torch.full((3, 800), 0.5)
+    generator = torch.Generator().manual_seed(1)
+    assert torch.equal(add_surroundings(streams, spec, bed=torch.zeros(800), generator=generator), streams)
+
+
 def test_words_of_a_string_last_as_much_longer_or_shorter_as_the_recipe_allows() -> None:
     waveforms, spans = torch.ones(1, 1000), torch.tensor([[0, 1000]])
     varied = replace(recipe(), context=replace(recipe().context, max_gap_seconds=0.0, max_word_rate_change=0.2))
