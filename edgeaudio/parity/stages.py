@@ -12,6 +12,9 @@ import numpy.typing as npt
 from edgeaudio_runtime.errors import ParityError
 from edgeaudio_runtime.tolerances import CodeTolerance
 
+LISTED_DISTANCE = 8
+"""Largest distance in codes that is counted by itself."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
@@ -29,6 +32,8 @@ class Stage:
     """How many of them are outside the tolerance."""
     max_lsb: int | None = None
     """Largest difference in codes, where codes are compared."""
+    codes_apart: dict[str, int] | None = None
+    """Values by their distance in codes, where codes are compared: "0" to "8", and "more" for all beyond."""
     max_abs_error: float | None = None
     """Largest difference in the unit of the values, where reals are compared."""
     sqnr_db: float | None = None
@@ -76,9 +81,16 @@ def compare_codes(
         compared=left.size,
         mismatches=mismatches,
         max_lsb=int(distance.max()),
+        codes_apart=_histogram(distance),
         tolerance=rule,
         passed=mismatches <= allowed_share * left.size,
     )
+
+
+def _histogram(distance: npt.NDArray[np.int64]) -> dict[str, int]:
+    counts = np.bincount(np.minimum(distance.ravel(), LISTED_DISTANCE + 1))
+    names = [*(str(i) for i in range(LISTED_DISTANCE + 1)), "more"]
+    return {name: int(count) for name, count in zip(names, counts, strict=False) if count}
 
 
 def compare_tolerant(
