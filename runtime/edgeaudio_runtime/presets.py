@@ -66,6 +66,14 @@ LIBROSA_DB = MelSpec(
 )  # fmt: skip
 """librosa's ``power_to_db(melspectrogram(y=y, sr=16000))``; the fixed floor -55 dB stands for "maximum - 80 dB"."""
 
+OPENWAKEWORD32 = MelSpec(
+    sample_rate=16000, win_length=400, hop_length=160, n_fft=512, first_offset=56, input_scale=32768.0,
+    n_mels=32, f_min=60.0, f_max=3800.0, mel_scale="slaney", mel_norm="slaney",
+    log="10log10", log_floor=1e-10, log_floor_mode="max", clamp_min=15.0, affine_offset=20.0, affine_scale=0.1,
+)  # fmt: skip
+"""openWakeWord's 32 mels on the int16 scale, ``decibels / 10 + 2``; the fixed floor 15 dB stands for "maximum of 80 ms
+- 80 dB" (median maximum of a spoken word: 95 dB)."""
+
 MICROFRONTEND = MicrofrontendSpec(sample_rate=16000, win_length=480, hop_length=160)
 """TensorFlow Lite Micro's fixed-point front end every 10 ms, as microWakeWord and ESPHome use it."""
 
@@ -81,6 +89,7 @@ PRESETS: Mapping[str, FeatureSpec] = MappingProxyType(
         "mlperf_streaming_wakeword": MLPERF_STREAMING_WAKEWORD,
         "whisper80": WHISPER80,
         "librosa_db": LIBROSA_DB,
+        "openwakeword32": OPENWAKEWORD32,
         "microfrontend": MICROFRONTEND,
         "microfrontend_20ms": replace(MICROFRONTEND, hop_length=320),
     }
@@ -93,6 +102,7 @@ WINDOWED_PRESETS: Mapping[str, FeatureSpec] = MappingProxyType(
         "mlperf_streaming_wakeword": replace(MLPERF_STREAMING_WAKEWORD, utterance="centred_peak"),
         "whisper80": replace(WHISPER80, edge="reflect", clamp_min=None, utterance="dynamic_range", utterance_range=8.0),
         "librosa_db": replace(LIBROSA_DB, clamp_min=None, utterance="dynamic_range", utterance_range=80.0),
+        "openwakeword32": replace(OPENWAKEWORD32, clamp_min=None, utterance="dynamic_range", utterance_range=80.0),
     }
 )
 """The originals that look at the whole recording, by the name of their streamable substitute."""

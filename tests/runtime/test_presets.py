@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.presets import PRESETS, WINDOWED_PRESETS, preset, windowed_preset
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "presets.md"
@@ -36,6 +38,19 @@ def test_the_document_names_every_windowed_original() -> None:
 def test_the_promised_presets_are_there() -> None:
     names = {"log_mel", "kaldi80", "tf_mfcc_kws", "mlperf_streaming_wakeword", "whisper80", "librosa_db"}
     assert names <= set(PRESETS)
+
+
+def test_the_mels_of_openwakeword_equal_librosa() -> None:
+    librosa = pytest.importorskip("librosa")
+    rng = np.random.default_rng(4)
+    codes = np.rint(rng.normal(0, 1, 8000) * np.linspace(1, 6000, 8000)).astype(np.int16)
+    # center=False and a window of 400 in the middle of 512: frame i of librosa begins 56 samples before ours.
+    bank = librosa.filters.mel(sr=16000, n_fft=512, n_mels=32, fmin=60.0, fmax=3800.0, dtype=np.float64)
+    stft = librosa.stft(codes.astype(np.float64), n_fft=512, win_length=400, hop_length=160, center=False)
+    expected = librosa.power_to_db(bank @ np.abs(stft) ** 2, amin=1e-10, top_db=None).T / 10 + 2
+    features = compute_features(preset("openwakeword32"), codes)
+    # 15 dB, the fixed floor, is 3.5; in float32 a bel of 12 has a last bit of 1e-6.
+    np.testing.assert_allclose(features[: len(expected)], np.maximum(expected, 3.5), atol=1e-5)
 
 
 def test_the_table_cannot_be_changed() -> None:
