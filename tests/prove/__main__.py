@@ -86,6 +86,7 @@ def _add_soak(proofs: Parsers) -> None:
     parser.add_argument(
         "--engine", choices=properties.ENGINES, action="append", help="all but numpy, the slowest, by default"
     )
+    parser.add_argument("--chunk-steps", type=int, default=1, help="network steps in a chunk")
     parser.add_argument("--bundle", type=Path, help="a bundle that has something to hear; the tests' own by default")
     parser.set_defaults(run=_soak)
 
@@ -97,8 +98,9 @@ def _soak(arguments: argparse.Namespace) -> int:
             arguments.bundle or write_test_bundle(Path(folder) / "bundle", engines=properties.ARTIFACTS)
         )
         for engine in arguments.engine or ENGINES:
-            rounds = soak.soak(bundle, engine=engine, seconds=3600, n_rounds=arguments.hours, progress=_say)
-            faults += soak.faults(rounds, 3600)
+            settings = {"n_rounds": arguments.hours, "chunk_steps": arguments.chunk_steps}
+            rounds = soak.soak(bundle, engine=engine, seconds=3600, progress=_say, **settings)
+            faults += soak.faults(rounds)
             _print(soak.describe(engine, rounds, 3600))
     for fault in faults:
         _print(f"soak: {fault}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +31,14 @@ TIME_ATOL_S = 1e-9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Round:
-    """One pass over the recording."""
+    """One pass over the recording. Its events are compared at once and not kept, or they would be what grows."""
 
-    events: tuple[Event, ...]
+    n_events: int
+    """Events heard."""
+    difference: str
+    """What was heard otherwise than in the first round; "" if nothing."""
     median_us: float
-    """Processor time of this thread for a network step's worth of samples."""
+    """Processor time of this thread for a chunk."""
     p99_us: float
     peak_bytes: int
     """Most memory of the process that was in RAM during the round."""
@@ -46,34 +51,51 @@ def recording(seconds: int) -> npt.NDArray[np.int16]:
     return scene(words, seconds)
 
 
-def soak(bundle: Bundle, *, engine: str, seconds: int, n_rounds: int, progress: Callable[[str], None]) -> list[Round]:
-    """Feed the same recording ``n_rounds`` times to one stream, a network step at a time."""
+def soak(
+    bundle: Bundle, *, engine: str, seconds: int, n_rounds: int, progress: Callable[[str], None], chunk_steps: int = 1
+) -> list[Round]:
+    """Feed the same recording ``n_rounds`` times to one stream, ``chunk_steps`` network steps at a time."""
     stream, pcm = AudioStream(bundle, engine=engine), recording(seconds)
     step = bundle.manifest.network.step_frames * bundle.features.hop_length
-    if len(pcm) % step:
-        raise ValueError(f"seconds={seconds} must be whole steps of {step} samples, or the rounds differ")
-    rounds = []
+    if len(pcm) % (step * chunk_steps):
+        raise ValueError(f"seconds={seconds} must be whole chunks of {step * chunk_steps} samples")
+    rounds: list[Round] = []
+    first: list[Event] = []
     for i in range(n_rounds):
-        rounds.append(_round(stream, pcm, step))
-        latest = rounds[-1]
-        progress(
-            f"soak, {engine}: {(i + 1) * seconds / 3600:.1f} h, {len(latest.events)} events, "
-            f"{latest.median_us:.1f} us a step, {latest.peak_bytes / 2**20:.1f} MB"
+        forget_peak()
+        heard, times = _listen(stream, pcm, step * chunk_steps)
+        first = first or heard
+        middle, late = np.percentile(times, (50, 99)) / 1e3
+        rounds.append(
+            Round(
+                n_events=len(heard),
+                difference=difference(first, heard, i * seconds),
+                median_us=float(middle),
+                p99_us=float(late),
+                peak_bytes=peak_bytes(),
+            )
         )
+        progress(f"{describe(engine, rounds, seconds)}")
     return rounds
 
 
-def _round(stream: AudioStream, pcm: npt.NDArray[np.int16], step: int) -> Round:
-    forget_peak()
-    times = np.empty(len(pcm) // step, dtype=np.int64)
+def _listen(stream: AudioStream, pcm: npt.NDArray[np.int16], size: int) -> tuple[list[Event], npt.NDArray[np.int64]]:
+    times = np.empty(len(pcm) // size, dtype=np.int64)
     events: list[Event] = []
     for i in range(len(times)):
         before = time.thread_time_ns()
-        heard = stream.process(pcm[i * step : (i + 1) * step])
+        heard = stream.process(pcm[i * size : (i + 1) * size])
         times[i] = time.thread_time_ns() - before
         events += heard
-    middle, late = np.percentile(times, (50, 99)) / 1e3
-    return Round(events=tuple(events), median_us=float(middle), p99_us=float(late), peak_bytes=peak_bytes())
+    return events, times
+
+
+def difference(first: list[Event], later: list[Event], shift_s: int) -> str:
+    """What ``later`` has otherwise than ``first``, ``shift_s`` seconds on; "" if nothing."""
+    if [_decided(event) for event in first] != [_decided(event) for event in later]:
+        return "heard something else"
+    drift = max(_drifts(first, later, shift_s), default=0.0)
+    return f"times drifted by {drift:g} s" if drift > TIME_ATOL_S else ""
 
 
 def forget_peak() -> None:
@@ -88,45 +110,40 @@ def peak_bytes() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def faults(rounds: list[Round], seconds: int) -> list[str]:
+def faults(rounds: list[Round]) -> list[str]:
     """What changed that should not have."""
     first, last = rounds[1], rounds[-1]
-    found = []
-    if not first.events:
+    found = [f"round {i}: {each.difference}" for i, each in enumerate(rounds) if each.difference]
+    if not first.n_events:
         found.append("nothing was heard")
     growth = last.peak_bytes - first.peak_bytes
     if growth > GROWTH_BYTES:
         found.append(f"memory grew by {growth} bytes")
     if last.median_us > SLOWDOWN * first.median_us:
-        found.append(f"a step took {first.median_us:.1f} us and takes {last.median_us:.1f} us")
-    for i, later in enumerate(rounds):
-        reference = [_decided(event) for event in rounds[0].events]
-        if [_decided(event) for event in later.events] != reference:
-            found.append(f"round {i} heard something else than round 0")
-            break
-        drift = max(_drifts(rounds[0].events, later.events, i * seconds), default=0.0)
-        if drift > TIME_ATOL_S:
-            found.append(f"times of round {i} drifted by {drift} s")
-            break
+        found.append(f"a chunk took {first.median_us:.1f} us and takes {last.median_us:.1f} us")
     return found
 
 
 def _decided(event: Event) -> dict[str, object]:
-    return {name: value for name, value in event.to_dict().items() if not name.endswith("_s")}
+    return {name: value for name, value in _fields(event).items() if not name.endswith("_s") and name != "tokens"}
 
 
-def _drifts(first: tuple[Event, ...], later: tuple[Event, ...], shift_s: int) -> list[float]:
-    pairs = [(a.to_dict(), b.to_dict()) for a, b in zip(first, later, strict=True)]
-    names = ("start_s", "end_s", "detected_s")
-    return [abs(b[name] - shift_s - a[name]) for a, b in pairs for name in names if name in a]
+def _drifts(first: list[Event], later: list[Event], shift_s: int) -> list[float]:
+    pairs = [(_fields(a), _fields(b)) for a, b in zip(first, later, strict=True)]
+    return [abs(b[name] - shift_s - a[name]) for a, b in pairs for name in a if name.endswith("_s")]
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    """As they are; the JSON form is rounded."""
+    return {entry.name: getattr(event, entry.name) for entry in dataclasses.fields(event)}
 
 
 def describe(engine: str, rounds: list[Round], seconds: int) -> str:
-    """Figures of the second round and of the last, one line."""
-    first, last = rounds[1], rounds[-1]
+    """Figures of the second round (of the first, if it is alone) and of the last, one line."""
+    first, last = rounds[min(1, len(rounds) - 1)], rounds[-1]
     total = len(rounds) * seconds / 3600
     return (
-        f"soak, {engine}: {total:g} h of audio, {sum(len(r.events) for r in rounds)} events; second round and last: "
-        f"median {first.median_us:.1f} and {last.median_us:.1f} us a step, p99 {first.p99_us:.1f} and "
+        f"soak, {engine}: {total:g} h of audio, {sum(each.n_events for each in rounds)} events; second round and last: "
+        f"median {first.median_us:.1f} and {last.median_us:.1f} us a chunk, p99 {first.p99_us:.1f} and "
         f"{last.p99_us:.1f} us, peak {first.peak_bytes / 2**20:.1f} and {last.peak_bytes / 2**20:.1f} MB"
     )
