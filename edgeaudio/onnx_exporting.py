@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from edgeaudio.progress import progress_bar, say
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.features import FeatureSpec
+from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.manifest import Quantization
 from edgeaudio_runtime.presets import PRESETS, preset, windowed_preset
 from edgeaudio_runtime.staging import refuse_overwrite, staged_directory
@@ -92,6 +93,8 @@ class CalibrationData:
     """Features ``[T, n_features]``; None computes them from ``clips``."""
     clips: Sequence[Int16] = ()
     """Recordings at the rate of the front end."""
+    at_levels: bool = True
+    """Whether ``clips`` are heard louder and softer by turns, or as they are."""
     held_out: Sequence[Int16] = ()
     """Other recordings, for the ladder or a diagnosis."""
 
@@ -194,8 +197,10 @@ def quantize_onnx(
     from edgeaudio_export.foreign.quantize import quantize_foreign
     from edgeaudio_models.recipe import CalibrationRecipe
 
-    recipe = quantization_recipe(CalibrationRecipe(), choices)
+    recipe = quantization_recipe(CalibrationRecipe(), _for_quantized(model, step, choices))
     streams = data.streams
+    if streams is None and not data.at_levels:
+        streams = [compute_features(model.features, clip, multiple_of=step.step_frames) for clip in data.clips]
     if streams is None:
         n_clips = choices.clips or CALIBRATION_CLIPS
         streams = calibration_streams(model.features, data.clips, n_clips=n_clips, step_frames=step.step_frames)
@@ -211,6 +216,17 @@ def quantize_onnx(
     return quantized
 
 
+def _for_quantized(model: ForeignModel, step: StepModel, choices: ExportChoices) -> ExportChoices:
+    """The choices, of which a model that was quantized elsewhere needs none."""
+    from edgeaudio_export.foreign.step_model import is_quantized
+
+    if not is_quantized(step) or choices.method == "float32":
+        return choices
+    if choices.method is not None or choices.quantization is not None:
+        raise SpecError(f"{model.path}: is quantized already and stays as it is; leave --method and --recipe out")
+    return replace(choices, method="float32")
+
+
 def _contents(
     model: ForeignModel,
     step: StepModel,
@@ -219,10 +235,13 @@ def _contents(
     data: CalibrationData,
 ) -> BundleContents:
     from edgeaudio_export.bundle_writer import BundleContents
+    from edgeaudio_export.foreign.step_model import makes_probabilities
     from edgeaudio_models.corpora import BACKGROUND_LABELS
 
     field = _receptive_field(model, step)
-    source = {"levels_db": None, "seed": None} if data.streams is not None else calibration_facts(model.features)
+    source = (
+        {"levels_db": None, "seed": None} if data.streams or not data.at_levels else calibration_facts(model.features)
+    )
     return BundleContents(
         name=model.name,
         task=model.task,
@@ -245,6 +264,7 @@ def _contents(
         provenance=_provenance(model, step, windows),
         windows=windows,
         whole=step.whole,
+        output="probabilities" if makes_probabilities(step) else "logits",
         golden_samples=golden_samples(model.labels, model.features.sample_rate),
     )
 
@@ -313,6 +333,16 @@ def _digest(path: Path) -> str | None:
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def probe_data(model: ForeignModel) -> CalibrationData:
+    """What stands for recordings where a model is taken as it is: words, silence, and the loudest there can be; they
+    say how far features and logits reach.
+    """
+    from edgeaudio.tflite_exporting import extremes
+
+    golden = golden_samples(model.labels, model.features.sample_rate)
+    return CalibrationData(clips=[golden, *extremes(model.features.sample_rate)], at_levels=False)
 
 
 def read_front_end(text: str | Mapping[str, Any] | FeatureSpec) -> FeatureSpec:

@@ -133,7 +133,7 @@ def with_ranges(model: TfliteModel, features: FeatureSpec, clips: Sequence[Int16
         features: Its front end: silence and full scale say how far features reach.
         clips: Recordings that, beside noise, say how far logits reach.
     """
-    probe = [*clips, *_extremes(features.sample_rate)]
+    probe = [*clips, *extremes(features.sample_rate)]
     heard = [compute_features(features, clip) for clip in probe if len(clip)]
     signature = model.signature
     if "features" in model.float_tensors:
@@ -171,7 +171,7 @@ def _largest_logit(model: TfliteModel, heard: Sequence[Float32]) -> float:
         reach *= 4
 
 
-def _extremes(sample_rate: int) -> list[Int16]:
+def extremes(sample_rate: int) -> list[Int16]:
     """Silence, the loudest noise and the loudest square wave there can be."""
     n = _PROBE_SECONDS * sample_rate
     sign = np.where(np.random.default_rng(0).random(n) < 0.5, -32768, 32767)

@@ -144,6 +144,19 @@ def run_export(
     return export_bundle(checkpoint, data.train, list(data.validation.waveforms), output, choices=chosen, force=force)
 
 
+def as_it_is(model: Path, choices: dict[str, Any]) -> dict[str, Any]:
+    """The choices for an ONNX model that comes without recordings: float32 stays, and so do the codes it has inside.
+
+    Raises:
+        SpecError: A choice that needs recordings.
+    """
+    refused = {name: value for name, value in choices.items() if (name, value) != ("method", "float32")}
+    given = [f"--{name}" for name, value in refused.items() if value is not None]
+    if given:
+        raise SpecError(f"{model}: {given} need --data or --calibration-features; without them a model stays as it is")
+    return {**{name: None for name in choices if name != "recipe"}, "method": "float32"}
+
+
 def run_foreign_export(
     model: Path,
     output: Path,
@@ -172,9 +185,10 @@ def run_foreign_export(
     from edgeaudio_runtime.staging import refuse_overwrite
 
     refuse_overwrite(output, force=force)
+    as_is = kind_of(model) == "onnx" and None not in (front_end, labels) and folder is calibration_features is None
     foreign = read_foreign(
-        model, front_end=front_end, labels=labels, task=task, step_frames=step_frames, window_frames=window_frames,
-        hop_frames=hop_frames, licence=licence, seconds=seconds,
+        model, as_is=as_is, front_end=front_end, labels=labels, task=task, step_frames=step_frames,
+        window_frames=window_frames, hop_frames=hop_frames, licence=licence, seconds=seconds,
         sources={"--data": folder, "--calibration-features": calibration_features},
     )  # fmt: skip
     if max_drop is not None:
@@ -185,7 +199,10 @@ def run_foreign_export(
         choices = {**choices, "clips": choices["clips"] or HUGGINGFACE_CLIPS}
         if quantization is None:
             choices["method"] = choices["method"] or "dynamic_w8"
-    if calibration_features is not None:
+    if as_is:
+        choices = as_it_is(model, choices | {"recipe": recipe})
+        data = onnx_side.probe_data(foreign)
+    elif calibration_features is not None:
         data = onnx_side.read_calibration_features(calibration_features, spec.n_features)
     else:
         assert folder is not None

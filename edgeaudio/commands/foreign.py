@@ -58,8 +58,10 @@ def read_foreign(
     hop_frames: int | None = None,
     licence: str | None = None,
     seconds: float | None = None,
+    as_is: bool = False,
 ) -> ForeignModel:
-    """A foreign model with what was said of it; ``sources`` are the options that calibrate, one of which must be given.
+    """A foreign model with what was said of it; ``sources`` are the options that calibrate, one of which must be given,
+    or with ``as_is``, none.
 
     What the callable of a module says stands where no option says otherwise.
 
@@ -81,7 +83,7 @@ def read_foreign(
     facts = dict(module.facts) if module is not None else {}
     front_end = front_end or facts.get("front_end")
     named = labels or facts.get("labels")
-    if front_end is None or named is None or sum(path is not None for path in sources.values()) != 1:
+    if front_end is None or named is None or sum(path is not None for path in sources.values()) != (not as_is):
         one_of = "one of " * (len(sources) > 1) + " and ".join(sources)
         article = {"onnx": "an ONNX model", "pt2": "a torch program"}.get(kind, "a module")
         raise SpecError(f"{model}: {article} needs --front-end, --labels, and {one_of}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx import numpy_helper
 
 from edgeaudio_export.errors import ExportError
 from edgeaudio_export.float_onnx import OPSET_INT16, input_names, output_names
+from edgeaudio_export.foreign.codes_removed import with_real_boundary
 from edgeaudio_export.foreign.step_model import (
     StepModel,
     constants_of,
@@ -62,11 +64,14 @@ def regular_step_model(
         ExportError: One line that says what does not fit and what to do.
     """
     model = prepared(model)
+    codes = with_real_boundary(model)
     inputs, outputs = _boundary(model)
     features = _chosen(inputs, "features")
     shape = _features_shape(features, n_features, step_frames)
     pairs = _pairs([i for i in inputs if i is not features], [o for o in outputs if o is not _logits(outputs)])
-    return _regular(model, features.name, shape, _logits(outputs).name, pairs, n_labels)
+    own = codes.get(features.name)
+    step = _regular(model, features.name, shape, _logits(outputs).name, pairs, n_labels)
+    return step if own is None else replace(step, features=own)
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -133,7 +138,9 @@ def _boundary(model: onnx.ModelProto) -> tuple[list[onnx.ValueInfoProto], list[o
     for value in (*inputs, *outputs):
         if value.type.tensor_type.elem_type != _FLOAT:
             kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
-            raise ExportError(f"{value.name!r} is {kind}, must be float; export the float model, not a quantized one")
+            raise ExportError(
+                f"{value.name!r} is {kind}, must be float, or int8 or uint8 with a scale; export it again"
+            )
     return inputs, outputs
 
 

@@ -68,6 +68,28 @@ def step_model_of(model: onnx.ModelProto, state_names: tuple[str, ...]) -> StepM
     )
 
 
+QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
+                       "QGemm", "ConvInteger", "MatMulInteger"})  # fmt: skip
+"""Operations of a model that was quantized elsewhere."""
+_PROBABLE = frozenset({"Softmax", "Sigmoid"})
+_UNCHANGED = frozenset({"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Cast", "QuantizeLinear",
+                        "DequantizeLinear"})  # fmt: skip
+
+
+def is_quantized(step: StepModel) -> bool:
+    """Whether somebody quantized the model already."""
+    return any(node.op_type in QUANTIZED for node in step.model.graph.node)
+
+
+def makes_probabilities(step: StepModel) -> bool:
+    """Whether softmax or sigmoid compute the output, but for operations that leave it what it is."""
+    makers = {name: node for node in step.model.graph.node for name in node.output}
+    node = makers.get("logits")
+    while node is not None and node.op_type in _UNCHANGED:
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type in _PROBABLE
+
+
 def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     """Sizes of an input or output; 0 where one is not fixed."""
     return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
