@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -83,6 +81,10 @@ async def alisten(
     bounds its own queue. When the iterator is closed or its task cancelled, the thread ends after at most half a
     second of audio, and nothing touches the stream any more once the iterator has ended.
     """
+    # Here, since the plain form needs neither and both take longer to import than this package.
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1, thread_name_prefix="edgeaudio") as thread:  # leaving waits for the piece under way
         ear = await loop.run_in_executor(thread, lambda: Ear(source, sample_rate=sample_rate, channel=channel))

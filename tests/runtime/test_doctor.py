@@ -49,8 +49,7 @@ def problems(
     return {finding.subject: finding.text for finding in findings if not finding.ok}
 
 
-@pytest.mark.parametrize("level_dbfs", [-45.0, -26.0, -17.0])
-@pytest.mark.parametrize("pitch", [100.0, 140.0, 230.0])
+@pytest.mark.parametrize(("pitch", "level_dbfs"), [(100.0, -26.0), (140.0, -45.0), (140.0, -17.0), (230.0, -26.0)])
 def test_a_clean_voice_has_no_fault(pitch: float, level_dbfs: float) -> None:
     assert problems(sentence(pitch=pitch, level_dbfs=level_dbfs)) == {}
 
@@ -58,7 +57,7 @@ def test_a_clean_voice_has_no_fault(pitch: float, level_dbfs: float) -> None:
 @pytest.mark.real_speech
 def test_clean_recordings_of_real_speech_have_no_fault(real_data: Path) -> None:
     paths = sorted((real_data / "background/speech").rglob("*.*"))
-    paths = [path for path in paths if path.suffix in (".flac", ".ogg", ".opus", ".wav")][::25]
+    paths = [path for path in paths if path.suffix in (".flac", ".ogg", ".opus", ".wav")][::40]
     assert len(paths) > 5
     for path in paths:
         samples, rate = soundfile.read(path, dtype="int16")
