@@ -22,6 +22,7 @@ from edgeaudio.commands.parity import parity
 from edgeaudio.commands.sweep import sweep
 from edgeaudio.commands.theory import theory
 from edgeaudio.commands.train import train
+from edgeaudio.commands.tune import tune
 from edgeaudio.commands.zoo import zoo
 from edgeaudio_runtime.errors import EdgeAudioError
 
@@ -95,5 +96,5 @@ def main() -> None:
     """Turn a small PyTorch audio model into an int8 artifact that listens, with proof that nothing was lost."""
 
 
-for _command in (data, train, export, diagnose, parity, compare, bench, inspect, demo, sweep, theory, zoo):
+for _command in (data, train, export, diagnose, parity, compare, tune, bench, inspect, demo, sweep, theory, zoo):
     main.add_command(_command)

@@ -36,6 +36,8 @@ class DetectorConfig:
     """``release`` of single labels, instead of it."""
     gate_db: float | None = None
     """A label fires only where the sound rose this many dB above the noise floor (``noise_gate``), 0 to 100."""
+    tuned: Mapping[str, Any] | None = None
+    """What ``edgeaudio tune`` measured of these settings on recordings that it did not choose them by; only kept."""
 
     def __post_init__(self) -> None:
         check_number("smoothing_s", self.smoothing_s, low=0.0, high=10.0)
@@ -49,6 +51,8 @@ class DetectorConfig:
             check_number("gate_db", self.gate_db, low=0.0, high=100.0)
         _check_labels("thresholds", self.thresholds)
         _check_labels("releases", self.releases)
+        if self.tuned is not None and not isinstance(self.tuned, Mapping):
+            raise SpecError(f"tuned={self.tuned!r} must be a table of figures; leave it out or tune again")
         lowest = min([self.threshold, *self.thresholds.values()])
         if self.release > lowest:
             raise SpecError(f"release={self.release} must be <= the lowest threshold, {lowest}; lower it")
@@ -66,7 +70,7 @@ class DetectorConfig:
         """JSON form; the fields that came later are left out at their default."""
         plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         plain |= {"thresholds": dict(self.thresholds), "releases": dict(self.releases)}
-        unset = {"patience": 1, "releases": {}, "gate_db": None}
+        unset = {"patience": 1, "releases": {}, "gate_db": None, "tuned": None}
         return {name: value for name, value in plain.items() if name not in unset or value != unset[name]}
 
     @classmethod

@@ -40,7 +40,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "ds_tc_resnet": BLOCKS,
     "tc_resnet": {"channels": [24, 32], "window_frames": 96},
     "gru_net": {"stem_channels": 32, "hidden": 32},
-    "ctc_net": BLOCKS,
+    "ctc_net": {**BLOCKS, "squeeze_channels": 8, "squeeze_window": 4},
     "ds_cnn": {"channels": 16, "n_blocks": 2},
 }
 N_LABELS = {"keyword": 24, "ctc": 28}

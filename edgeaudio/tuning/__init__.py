@@ -1,0 +1,1 @@
+"""Choosing when a keyword counts as heard: jointly, for a rate of false accepts, on one part of the recordings."""
