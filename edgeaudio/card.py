@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeaudio.licences import commercial_use, spdx
 from edgeaudio_runtime.bundle import Bundle
-from edgeaudio_runtime.features import MelSpec
+from edgeaudio_runtime.features import MelSpec, MicrofrontendSpec
 
 
 def render_card(bundle: Bundle, proof: Mapping[str, Any]) -> str:
@@ -53,6 +53,8 @@ def _hears(bundle: Bundle) -> Iterator[str]:
     if isinstance(spec, MelSpec):
         band = f"{spec.f_min:g} to {spec.f_max:g} Hz"
         yield f"- {spec.n_mels} {spec.mel_scale} mels, {band}, log {spec.log}, floor {spec.log_floor:g}"
+    if isinstance(spec, MicrofrontendSpec):
+        yield f"- {spec.n_mels} channels, {spec.f_min:g} to {spec.f_max:g} Hz, TensorFlow Lite Micro's fixed point"
     yield f"- feature specification `{spec.hash}`"
 
 

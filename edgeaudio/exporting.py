@@ -314,7 +314,7 @@ def golden_samples(labels: Sequence[str], sample_rate: int) -> Int16:
     from edgeaudio_models.errors import SynthesisError
     from edgeaudio_models.synthesis import synthesize_scene
 
-    words = [label for label in labels if label not in BACKGROUND_LABELS and label.isalpha()]
+    words = [label for label in labels if label not in BACKGROUND_LABELS and label.replace(" ", "").isalpha()]
     try:
         return synthesize_scene(words[:3] or ["hello"], gap_s=0.7, seed=1, sample_rate=sample_rate).samples
     except SynthesisError:

@@ -248,5 +248,5 @@ def _provenance(source: TfliteSource, model: TfliteModel) -> dict[str, Any]:
 
 
 def _golden(source: TfliteSource) -> Int16:
-    return golden_samples([label.lower() for label in source.labels if not _is_background(label)],
-                          source.features.sample_rate)  # fmt: skip
+    spoken = [label.lower().replace("_", " ") for label in source.labels if not _is_background(label)]
+    return golden_samples(spoken, source.features.sample_rate)
