@@ -160,8 +160,11 @@ class _Client:
         self._hearing: _Hearing | None = None
 
     async def send(self, event: Eventable) -> None:
+        """Write an event; raises ConnectionError where nobody reads any more."""
         from wyoming.event import async_write_event
 
+        if self.writer.is_closing():  # Python 3.12 and later fail on such a write with an AttributeError
+            raise ConnectionResetError("the client has gone")
         await async_write_event(event.event(), self.writer)
 
     async def answer(self, message: Message) -> None:

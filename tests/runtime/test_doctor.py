@@ -1,6 +1,7 @@
 """The doctor: what is installed and loads, and every fault of a recording found in one line with its remedy."""
 
 import json
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -269,8 +270,10 @@ def test_the_command_checks_a_bundle_its_engines_and_a_recording(
 def test_the_command_needs_no_bundle(clip: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--doctor"]) == 0
     out = capfd.readouterr().out
-    assert "ok      engine onnxruntime: onnxruntime " in out
-    assert "ok      engine litert: ai_edge_litert " in out
+    assert re.search(r"^ok      engine onnxruntime: (onnxruntime [\d.]+ loads|not installed; pip install )", out, re.M)
+    assert re.search(
+        r"^ok      engine litert: ((ai_edge_litert|tflite_runtime) [\d.]+ loads|not installed; )", out, re.M
+    )
     assert main(["--doctor", clip]) == 0
     assert "ok      recording: 2.8 s at 16000 Hz" in capfd.readouterr().out
 
