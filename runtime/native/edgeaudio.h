@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define EDGEAUDIO_VERSION 4 /* of these structures and functions; a library of another version is not used */
+#define EDGEAUDIO_VERSION 5 /* of these structures and functions; a library of another version is not used */
 
 int32_t edgeaudio_version(void);
 
@@ -64,14 +64,13 @@ typedef struct {
     int32_t kernel_t, kernel_f, stride_t, stride_f, dilation_t, dilation_f, pad_low;
     int32_t is_contiguous; /* the codes that an output reads lie one behind the other */
     int32_t x_zero, y_zero;
-    int32_t is_tied, sign; /* addends share quantization with the sum; +1 or -1 */
     float low, high, zero; /* of the output */
     float x_ratio, y_ratio;
     const int8_t *x, *y;
     int8_t *out;
     const int8_t *weights; /* dense: see network.c; depthwise: [kernel_t][kernel_f][channels] */
     const int32_t *bias, *bias_unsigned; /* [n_out, up to whole blocks of 16] */
-    const float *multiplier; /* [n_out] */
+    const float *multiplier; /* [n_out, up to whole blocks of 16] */
     int8_t *room;          /* two windows of n_in codes and a few */
     int32_t *sums;         /* two rows of n_out, up to whole blocks of 16 */
 } edgeaudio_op;

@@ -8,12 +8,8 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
+#define VNNI_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #define CHOOSES_CPU
-#endif
-#if defined(__GNUC__) && !defined(__clang__)
-#define INDEPENDENT _Pragma("GCC ivdep") /* gcc forgets `restrict` when it inlines */
-#else
-#define INDEPENDENT
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -83,7 +79,6 @@ __attribute__((target("avx2"))) static void dot_avx2(const edgeaudio_op *op, con
 }
 
 /* Inputs count from 0 to 255 there; `bias_unsigned` takes the 128 back. Up to four blocks together hide the latency. */
-#define VNNI_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #define DEFINE_BLOCKS_VNNI(name, N)                                                                                    \
     VNNI_TARGET static void name(const int8_t *x, const int8_t *y, const int8_t *w, const int32_t *bias, int32_t n,    \
                                  int32_t *sums, int32_t *others) {                                                     \
@@ -126,13 +121,103 @@ static void dot_vnni(const edgeaudio_op *op, const int8_t *x, const int8_t *y, i
 }
 #endif
 
-INLINE void requantize(const edgeaudio_op *op, const int32_t *restrict sums, int8_t *restrict codes) {
-    const float *restrict multiplier = op->multiplier;
-    const float least = op->low - op->zero, most = op->high - op->zero, zero = op->zero;
-    const int32_t n = op->n_out; /* a copy: codes could be any memory, this operation too */
-    INDEPENDENT
-    for (int32_t o = 0; o < n; o++)
-        codes[o] = rounded_code((float)sums[o] * multiplier[o], least, most, zero);
+static void requantize_any(const edgeaudio_op *op, const int32_t *restrict sums, int8_t *restrict codes) {
+    const float least = op->low - op->zero, most = op->high - op->zero;
+    for (int32_t o = 0; o < op->n_out; o++)
+        codes[o] = rounded_code((float)sums[o] * op->multiplier[o], least, most, op->zero);
+}
+
+/* Addends that share quantization with their sum have ratios of 1, and every step is exact. */
+static void add_any(const edgeaudio_op *op) {
+    const float least = op->low - op->zero, most = op->high - op->zero;
+    for (int32_t i = 0; i < op->n_out; i++) {
+        const float a = ((float)op->x[i] - (float)op->x_zero) * op->x_ratio;
+        op->out[i] = rounded_code(a + ((float)op->y[i] - (float)op->y_zero) * op->y_ratio, least, most, op->zero);
+    }
+}
+
+#ifdef CHOOSES_CPU
+/* rounded_code() of eight; a maximum with NaN is its second operand, as there. */
+__attribute__((target("avx2"))) static void store_avx2(const edgeaudio_op *op, __m256 x, int8_t *codes, int32_t n) {
+    const __m256 round = _mm256_set1_ps(12582912.0f), zero = _mm256_set1_ps(op->zero);
+    x = _mm256_max_ps(x, _mm256_set1_ps(op->low - op->zero));
+    x = _mm256_min_ps(x, _mm256_set1_ps(op->high - op->zero));
+    x = _mm256_add_ps(_mm256_sub_ps(_mm256_add_ps(x, round), round), zero);
+    const __m256i wide = _mm256_cvttps_epi32(x);
+    const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    const __m128i bytes = _mm_packs_epi16(pairs, pairs);
+    if (n >= 8)
+        _mm_storel_epi64((__m128i *)codes, bytes);
+    else
+        memcpy(codes, &bytes, (size_t)n); /* what lies behind is somebody else's */
+}
+
+__attribute__((target("avx2"))) static void requantize_avx2(const edgeaudio_op *op, const int32_t *sums,
+                                                            int8_t *codes) {
+    for (int32_t o = 0; o < op->n_out; o += 8) {
+        const __m256 x = _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(sums + o)));
+        store_avx2(op, _mm256_mul_ps(x, _mm256_loadu_ps(op->multiplier + o)), codes + o, op->n_out - o);
+    }
+}
+
+__attribute__((target("avx2"))) static __m256 centred_avx2(const int8_t *codes, int32_t zero, float ratio) {
+    const __m256 x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)codes)));
+    return _mm256_mul_ps(_mm256_sub_ps(x, _mm256_set1_ps((float)zero)), _mm256_set1_ps(ratio));
+}
+
+__attribute__((target("avx2"))) static void add_avx2(const edgeaudio_op *op) {
+    for (int32_t i = 0; i < op->n_out; i += 8) {
+        const __m256 a = centred_avx2(op->x + i, op->x_zero, op->x_ratio);
+        const __m256 b = centred_avx2(op->y + i, op->y_zero, op->y_ratio);
+        store_avx2(op, _mm256_add_ps(a, b), op->out + i, op->n_out - i);
+    }
+}
+
+VNNI_TARGET static __mmask16 those_there(int32_t n) { return n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff; }
+
+VNNI_TARGET static void store_vnni(const edgeaudio_op *op, __m512 x, int8_t *codes, int32_t n) {
+    const __m512 round = _mm512_set1_ps(12582912.0f), zero = _mm512_set1_ps(op->zero);
+    x = _mm512_max_ps(x, _mm512_set1_ps(op->low - op->zero));
+    x = _mm512_min_ps(x, _mm512_set1_ps(op->high - op->zero));
+    x = _mm512_add_ps(_mm512_sub_ps(_mm512_add_ps(x, round), round), zero);
+    _mm512_mask_cvtepi32_storeu_epi8(codes, those_there(n), _mm512_cvttps_epi32(x));
+}
+
+VNNI_TARGET static void requantize_vnni(const edgeaudio_op *op, const int32_t *sums, int8_t *codes) {
+    for (int32_t o = 0; o < op->n_out; o += 16) {
+        const __m512 x = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + o));
+        store_vnni(op, _mm512_mul_ps(x, _mm512_loadu_ps(op->multiplier + o)), codes + o, op->n_out - o);
+    }
+}
+
+VNNI_TARGET static __m512 centred_vnni(const int8_t *codes, int32_t n, int32_t zero, float ratio) {
+    const __m512 x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(those_there(n), codes)));
+    return _mm512_mul_ps(_mm512_sub_ps(x, _mm512_set1_ps((float)zero)), _mm512_set1_ps(ratio));
+}
+
+VNNI_TARGET static void add_vnni(const edgeaudio_op *op) {
+    for (int32_t i = 0; i < op->n_out; i += 16) {
+        const int32_t n = op->n_out - i;
+        const __m512 a = centred_vnni(op->x + i, n, op->x_zero, op->x_ratio);
+        const __m512 b = centred_vnni(op->y + i, n, op->y_zero, op->y_ratio);
+        store_vnni(op, _mm512_add_ps(a, b), op->out + i, n);
+    }
+}
+#endif
+
+INLINE void requantize(const edgeaudio_op *op, const int32_t *sums, int8_t *codes, const int level) {
+#ifdef CHOOSES_CPU
+    if (level == VNNI) {
+        requantize_vnni(op, sums, codes);
+        return;
+    }
+    if (level == AVX2) {
+        requantize_avx2(op, sums, codes);
+        return;
+    }
+#endif
+    requantize_any(op, sums, codes);
+    (void)level;
 }
 
 /* The inputs of the output at (t, f), one behind the other; where they lie so already, their address. */
@@ -166,8 +251,8 @@ INLINE void dense(const edgeaudio_op *op, const int level) {
         else
 #endif
             dot_any(op, x, has_two ? y : 0, sums, others);
-        requantize(op, sums, out);
-        if (has_two) requantize(op, others, out + op->n_out);
+        requantize(op, sums, out, level);
+        if (has_two) requantize(op, others, out + op->n_out, level);
     }
     (void)level;
 }
@@ -241,7 +326,7 @@ __attribute__((target("avx2"))) static void taps_avx2(const edgeaudio_op *op, co
 VNNI_TARGET static void taps_vnni(const edgeaudio_op *op, const int8_t *x, int32_t bin) {
     const __m512i zero = _mm512_set1_epi32(op->x_zero);
     for (int32_t c = 0; c < op->channels; c += 16) {
-        const __mmask16 there = op->channels - c < 16 ? (__mmask16)((1u << (op->channels - c)) - 1) : 0xffff;
+        const __mmask16 there = those_there(op->channels - c);
         __m512i sums = _mm512_loadu_si512(op->bias + c);
         if (op->is_contiguous)
             FOR_EACH_FRAME(TAP_VNNI);
@@ -266,44 +351,39 @@ INLINE void depthwise(const edgeaudio_op *op, const int level) {
             else
 #endif
                 taps_any(op, x, bin);
-            requantize(op, op->sums, out);
+            requantize(op, op->sums, out, level);
         }
     (void)level;
 }
 
-INLINE void add(const edgeaudio_op *op) {
-    const int8_t *restrict a = op->x, *restrict b = op->y;
-    int8_t *restrict out = op->out;
-    const int32_t low = (int32_t)op->low, high = (int32_t)op->high, zero = (int32_t)op->zero;
-    const int32_t n = op->n_out, sign = op->sign;
-    if (op->is_tied) {
-        INDEPENDENT
-        for (int32_t i = 0; i < n; i++) {
-            const int32_t x = a[i] + sign * (b[i] - zero);
-            out[i] = (int8_t)(x < low ? low : x > high ? high : x);
-        }
+INLINE void add(const edgeaudio_op *op, const int level) {
+#ifdef CHOOSES_CPU
+    if (level == VNNI) {
+        add_vnni(op);
         return;
     }
-    const float a_zero = (float)op->x_zero, b_zero = (float)op->y_zero, a_ratio = op->x_ratio, b_ratio = op->y_ratio;
-    const float least = op->low - op->zero, most = op->high - op->zero, middle = op->zero;
-    INDEPENDENT
-    for (int32_t i = 0; i < n; i++)
-        out[i] = rounded_code(((float)a[i] - a_zero) * a_ratio + ((float)b[i] - b_zero) * b_ratio, least, most, middle);
+    if (level == AVX2) {
+        add_avx2(op);
+        return;
+    }
+#endif
+    add_any(op);
+    (void)level;
 }
 
 INLINE void clamp(const edgeaudio_op *op) {
-    const int32_t low = (int32_t)op->low, high = (int32_t)op->high, n = op->n_out;
-    const int8_t *restrict x = op->x;
-    int8_t *restrict out = op->out;
-    INDEPENDENT
-    for (int32_t i = 0; i < n; i++) out[i] = (int8_t)(x[i] < low ? low : x[i] > high ? high : x[i]);
+    const int32_t low = (int32_t)op->low, high = (int32_t)op->high;
+    for (int32_t i = 0; i < op->n_out; i++) {
+        const int32_t x = op->x[i];
+        op->out[i] = (int8_t)(x < low ? low : x > high ? high : x);
+    }
 }
 
 INLINE void run(const edgeaudio_network *n, const int level) {
     for (const edgeaudio_op *op = n->ops; op < n->ops + n->n_ops; op++) switch (op->kind) {
             case EDGEAUDIO_DENSE: dense(op, level); break;
             case EDGEAUDIO_DEPTHWISE: depthwise(op, level); break;
-            case EDGEAUDIO_ADD: add(op); break;
+            case EDGEAUDIO_ADD: add(op, level); break;
             case EDGEAUDIO_CLAMP: clamp(op); break;
             default: memcpy(op->out, op->x, (size_t)op->n_out);
         }

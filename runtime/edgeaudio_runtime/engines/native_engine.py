@@ -17,7 +17,7 @@ from edgeaudio_runtime.native import LIBRARY, CopyStruct, aligned_zeros, load_li
 
 _OP_NUMBERS = (
     "kind", "n_out", "n_in", "bins", "channels", "out_t", "out_f", "kernel_t", "kernel_f", "stride_t", "stride_f",
-    "dilation_t", "dilation_f", "pad_low", "is_contiguous", "x_zero", "y_zero", "is_tied", "sign",
+    "dilation_t", "dilation_f", "pad_low", "is_contiguous", "x_zero", "y_zero",
 )  # fmt: skip
 _OP_FLOATS = ("low", "high", "zero", "x_ratio", "y_ratio")
 _OP_POINTERS = ("x", "y", "out", "weights", "bias", "bias_unsigned", "multiplier", "room", "sums")

@@ -225,7 +225,7 @@ class NativePlan:
         tensors = self._graph.tensors
         scales = [_quant(tensors[name]).scale for name in (op.inputs[0], op.inputs[1], op.outputs[0])]
         multiplier = float_multiplier(scales[0][0], np.asarray(scales[1], dtype=np.float32), scales[2][0])
-        return {"multiplier": np.ascontiguousarray(np.broadcast_to(multiplier, (n_out,)))}
+        return {"multiplier": np.pad(np.broadcast_to(multiplier, (n_out,)), (0, -n_out % BLOCK))}
 
     def _limits(self, op: Op) -> dict[str, float]:
         quant, x = _quant(self._graph.tensors[op.outputs[0]]), _quant(self._graph.tensors[op.inputs[0]])
@@ -241,7 +241,7 @@ class NativePlan:
         sign = 1 if op.kind == "add" else -1
         ratios = [np.float32(quant.scale[0]) / np.float32(out.scale[0]) for quant in (a, b)]
         numbers = {
-            "kind": ADD, "n_out": _n_codes(first), "y_zero": b.zero_point, "is_tied": a == b == out, "sign": sign,
+            "kind": ADD, "n_out": _n_codes(first), "y_zero": b.zero_point,
             "x_ratio": float(ratios[0]), "y_ratio": sign * float(ratios[1]),
         }  # fmt: skip
         return self._made(op, {**numbers, **self._limits(op)}, y=self.place(op.inputs[1]))
