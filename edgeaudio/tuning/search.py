@@ -16,6 +16,7 @@ from edgeaudio_runtime.detector import KeywordDetector
 from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.errors import ParityError
 from edgeaudio_runtime.events import KeywordEvent
+from edgeaudio_runtime.noise_gate import decibels_per_unit
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
 SMOOTHINGS_S = (0.08, 0.12, 0.2, 0.3)
@@ -83,6 +84,7 @@ def detect(bundle: Bundle, config: DetectorConfig, heard: Heard) -> list[Keyword
         output_quant=network.output_quant,
         clock=bundle.clock,
         output=network.output,
+        decibels_per_unit=decibels_per_unit(bundle.features),
     )
     return [*detector.process(heard.codes, heard.activity), *detector.flush()]
 
