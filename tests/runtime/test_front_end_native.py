@@ -203,7 +203,15 @@ def test_the_sources_compile_without_a_warning_and_need_no_library_but_c_memory(
     listed = subprocess.run(["nm", "-u", target], capture_output=True, text=True, check=True).stdout
     needed = {line.split()[-1] for line in listed.splitlines() if line.strip()}
     # The last two serve the choice between CPUs and position-independent code.
-    assert needed <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_", "__cpu_indicator_init", "__cpu_model", "__cpu_features2"}
+    assert needed <= {
+        "memset",
+        "memcpy",
+        "memmove",
+        "_GLOBAL_OFFSET_TABLE_",
+        "__cpu_indicator_init",
+        "__cpu_model",
+        "__cpu_features2",
+    }
 
 
 @pytest.mark.parametrize(
