@@ -21,7 +21,7 @@ from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.presets import LOG_MEL, preset, windowed_preset
 from edgeaudio_runtime.quantization import dequantize, quantize
 from edgeaudio_runtime.selftest import self_test
-from edgeaudio_runtime.stream import AudioStream
+from edgeaudio_runtime.stream import AudioStream, LogitStream
 from tests.tflite_models import dense, remembering
 
 FEATURES = replace(LOG_MEL, n_mels=4)
@@ -138,6 +138,26 @@ def test_a_model_that_keeps_its_state_to_itself_is_loaded_anew_at_every_reset(
     first.reset()
     np.testing.assert_array_equal(first.run(frames), once)
     assert self_test(bundle).passed
+
+
+def test_the_fixed_point_front_end_feeds_a_model_with_state_of_its_own(run: Any, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"channel {i}" for i in range(40)))
+    path = write(tmp_path / "sum.tflite", remembering(40, hidden=True))
+    given = ("--front-end", "microfrontend", "--labels", labels, "--output", tmp_path / "b")
+    result = run("export", path, *given)
+    assert result.exit_code == 0, result.output
+    bundle = open_bundle(tmp_path / "b")
+    assert bundle.features == preset("microfrontend")
+    assert "- 40 channels, 125 to 7500 Hz, TensorFlow Lite Micro's fixed point" in (tmp_path / "b/card.md").read_text()
+    network, stream = bundle.manifest.network, LogitStream(bundle.features, bundle.program())
+    pcm = words(0.5)
+    for _ in range(2):
+        heard = [stream.process(pcm)[0], stream.flush()[0]]
+        sums = dequantize(np.concatenate(heard), network.output_quant)
+        # Half a code of each of 50 frames, and of a sum; 50 frames of up to 26 fill the range of int16 codes.
+        bound = 50 * network.input_quant.scale[0] / 2 + network.output_quant.scale[0]
+        np.testing.assert_allclose(sums, compute_features(bundle.features, pcm).cumsum(axis=0), atol=bound)
 
 
 def test_uint8_counts_as_int8_with_another_zero_point(tmp_path: Path) -> None:
