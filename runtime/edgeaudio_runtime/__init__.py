@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SpecError,
     )
     from edgeaudio_runtime.events import Event, KeywordEvent, Token, TranscriptEvent
-    from edgeaudio_runtime.features import FeatureSpec, MelSpec, PcmSpec
+    from edgeaudio_runtime.features import FeatureSpec, MelSpec, MicrofrontendSpec, PcmSpec
     from edgeaudio_runtime.front_end import FrontEnd, compute_features
     from edgeaudio_runtime.hub import Hub
     from edgeaudio_runtime.listening import alisten, listen
@@ -53,6 +53,7 @@ __all__ = [
     "KeywordEvent",
     "Manifest",
     "MelSpec",
+    "MicrofrontendSpec",
     "NgramModel",
     "ParityError",
     "PcmSpec",
@@ -78,7 +79,7 @@ _HOMES = {
     "detector_config": ("DetectorConfig",),
     "errors": ("AudioError", "BundleError", "EdgeAudioError", "EngineError", "ParityError", "SpecError"),
     "events": ("Event", "KeywordEvent", "Token", "TranscriptEvent"),
-    "features": ("FeatureSpec", "MelSpec", "PcmSpec"),
+    "features": ("FeatureSpec", "MelSpec", "MicrofrontendSpec", "PcmSpec"),
     "front_end": ("FrontEnd", "compute_features"),
     "hub": ("Hub",),
     "listening": ("alisten", "listen"),
