@@ -302,8 +302,10 @@ class MicrofrontendSpec(FeatureSpec):
                 f"win_length={self.win_length} must be {MICRO_N_FFT // 2 + 1} to {MICRO_N_FFT}: the fixed-point FFT has"
                 f" {MICRO_N_FFT} points"
             )
-        if self.n_mels < 1:
-            raise SpecError(f"n_mels={self.n_mels} must be >= 1")
+        if not 1 <= self.n_mels <= MICRO_N_FFT // 2:
+            raise SpecError(
+                f"n_mels={self.n_mels} must be 1 to {MICRO_N_FFT // 2}, the bins of the fixed-point FFT; use 40"
+            )
         if not 0 <= self.f_min < self.f_max < self.sample_rate / 2:
             raise SpecError(
                 f"f_min={self.f_min} and f_max={self.f_max} must satisfy 0 <= f_min < f_max < {self.sample_rate / 2}"

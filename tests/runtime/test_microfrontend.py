@@ -153,7 +153,8 @@ def test_a_library_of_an_older_build_leaves_the_work_to_numpy(monkeypatch: pytes
     [
         ({"win_length": 256}, "win_length=256 must be 257 to 512: the fixed-point FFT has 512 points"),
         ({"win_length": 640}, "win_length=640 must be 257 to 512"),
-        ({"n_mels": 0}, "n_mels=0 must be >= 1"),
+        ({"n_mels": 0}, "n_mels=0 must be 1 to 256, the bins of the fixed-point FFT; use 40"),
+        ({"n_mels": 257}, "n_mels=257 must be 1 to 256"),
         ({"f_max": 8000.0}, r"f_min=125.0 and f_max=8000.0 must satisfy 0 <= f_min < f_max < 8000.0 Hz"),
         ({"odd_smoothing": 1.5}, "odd_smoothing=1.5 must be between 0 and 1"),
         ({"pcan_offset": 0.0}, "pcan_offset=0.0 must be >= 1 and output_scale=0.0390625 not 0"),
