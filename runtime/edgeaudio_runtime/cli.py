@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='bundle directories or .zip files; then a sound file, or "-" for standard input',
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
-    parser.add_argument("--engine", default="auto", help="numpy, onnxruntime, litert or auto (the default)")
+    parser.add_argument("--engine", default="auto", help="native, litert, onnxruntime, numpy or auto (the default)")
     parser.add_argument(
         "--gate", metavar="BUNDLE", help="report only what this bundle (voice activity) heard speech in"
     )
