@@ -16,7 +16,7 @@ from edgeaudio.bench.footprint import installed_bytes
 from edgeaudio.bench.peers import RATE, peer_front_ends, peer_pipelines
 from edgeaudio.bench.timing import DEFAULT_ROUNDS, Contender, Timing, time_side_by_side
 from edgeaudio_runtime.bundle import Bundle, open_bundle
-from edgeaudio_runtime.errors import EdgeAudioError, SpecError
+from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.front_end import FrontEnd, Implementation, front_end_in_use
 from edgeaudio_runtime.quantization import quantize
 from edgeaudio_runtime.stream import AudioStream
@@ -41,7 +41,7 @@ def benchmark(
     """
     bundle = open_bundle(path)
     audio = speech_like_audio(bundle.features.sample_rate) if audio is None else audio
-    engines = _engines(bundle)
+    engines = bundle.usable_engines()
     contenders, missing = _contenders(bundle, engines, audio)
     timings = _time_sections(contenders, rounds=rounds)
     front_end, network, pipeline = (timings[section] for section in SECTIONS)
@@ -73,15 +73,6 @@ def _factors(row: dict[str, float]) -> dict[str, float]:
     """Processor time for a second of audio, in seconds: of the median round, and of the 95th of a hundred."""
     names = {"real_time_factor": "median_us", "real_time_factor_p95": "p95_us"}
     return {factor: round(row[name] / 1e4, 6) for factor, name in names.items()}
-
-
-def _engines(bundle: Bundle) -> tuple[str, ...]:
-    """What can run the bundle here, fastest first: with the native engine, where it computes all of the network."""
-    try:
-        bundle.program("native")
-    except EdgeAudioError:
-        return bundle.engines()
-    return ("native", *bundle.engines())
 
 
 def _contenders(

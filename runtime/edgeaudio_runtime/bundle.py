@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeaudio_runtime.bounds import check_artifacts, check_boundary
 from edgeaudio_runtime.bundle_files import MAX_FILE_BYTES, BundleFiles, open_files
-from edgeaudio_runtime.errors import BundleError, EngineError, SpecError
+from edgeaudio_runtime.errors import BundleError, EdgeAudioError, EngineError, SpecError
 from edgeaudio_runtime.extent import StreamClock
 from edgeaudio_runtime.manifest import Artifact, Manifest
 
@@ -171,6 +171,16 @@ class Bundle:
 
         installed = available_engines()
         return tuple(name for name in PREFERENCE if name in installed and name in self.manifest.engines)
+
+    def usable_engines(self) -> tuple[str, ...]:
+        """What can run here: :meth:`engines`, behind "native" where the C core computes all of the network."""
+        from edgeaudio_runtime.programs import load_native
+
+        try:
+            load_native(self)
+        except EdgeAudioError:
+            return self.engines()
+        return ("native", *self.engines())
 
     def program(self, engine: str = "auto") -> Program:
         """Load the artifact of an engine.

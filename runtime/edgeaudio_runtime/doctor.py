@@ -40,7 +40,7 @@ def bundle_info(bundle: Bundle) -> dict[str, Any]:
         "receptive_field_ms": manifest.network.receptive_field_frames * frame_ms,
         "quantization": manifest.quantization.to_dict(),
         "artifacts": list(manifest.engines),
-        "usable_engines": list(bundle.engines()),
+        "usable_engines": list(bundle.usable_engines()),
         "size_bytes": sum(artifact.size for artifact in manifest.artifacts),
         "has_golden": bundle.has_golden,
         "certified": bool(bundle.parity and bundle.parity.get("passed")),
@@ -57,7 +57,10 @@ def examine(bundle: Bundle | None = None) -> list[Finding]:
         findings += [
             Finding(subject="bundle", ok=True, text=f"{bundle.name}: every artifact has its sha256"),
             _front_end(front_end_choice(bundle.features)),
-            *(_engine(bundle, engine) for engine in dict.fromkeys((*bundle.engines(), *bundle.manifest.engines))),
+            *(
+                _engine(bundle, engine)
+                for engine in dict.fromkeys((*bundle.usable_engines(), *bundle.manifest.engines))
+            ),
         ]
     return [*findings, *(_extra(extra, module) for extra, module in _EXTRAS.items())]
 
@@ -91,7 +94,7 @@ def _broken(engine: str, error: Exception) -> Finding:
 
 def _engine(bundle: Bundle, engine: str) -> Finding:
     subject = f"engine {engine}"
-    if engine not in bundle.engines():
+    if engine not in (*bundle.engines(), "native"):
         remedy = f"pip install 'edgeaudio-runtime[{engine}]' adds it"
         return Finding(subject=subject, ok=True, text=f"not installed; {remedy}")
     try:

@@ -16,6 +16,7 @@ import pytest
 
 from edgeaudio_runtime import cli
 from edgeaudio_runtime.cli import main
+from edgeaudio_runtime.native import load_library
 
 
 def write_wav(path: Path, samples: np.ndarray, *, rate: int = 16000, channels: int = 1) -> Path:
@@ -138,7 +139,7 @@ def test_info_tells_what_the_bundle_is(keyword_bundle: Path, capfd: pytest.Captu
     assert main([str(keyword_bundle), "--info", "--json"]) == 0
     info = json.loads(capfd.readouterr().out)
     assert (info["name"], info["task"], info["step_ms"], info["sample_rate"]) == ("bands", "keyword", 40.0, 16000)
-    assert info["usable_engines"] == ["numpy"]
+    assert info["usable_engines"] == ([] if load_library() is None else ["native"]) + ["numpy"]
     assert main([str(keyword_bundle), "--info"]) == 0
     assert "_silence_ _unknown_ low high" in capfd.readouterr().out
 
