@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import edgeaudio_runtime.hub as hub_module
 from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.detector_config import DetectorConfig
-from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.errors import EngineError, SpecError
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.extent import StreamClock
 from edgeaudio_runtime.features import PcmSpec
@@ -94,8 +94,10 @@ def test_it_does_so_on_every_engine_and_front_end(
     every_engine_bundle: Path, pcm: np.ndarray, engine: str, front_end: Any
 ) -> None:
     bundle = open_bundle(every_engine_bundle)
-    if engine not in bundle.engines():
-        pytest.skip(f"{engine} is not installed")
+    try:
+        bundle.program(engine)
+    except EngineError as error:
+        pytest.skip(str(error))
     alone = listen(AudioStream(bundle, engine=engine, front_end=front_end), pcm, [])
     events = listen(Hub({"a": bundle, "b": bundle}, engine=engine, front_end=front_end), pcm, [700, 20_000, 1])
     for name in ("a", "b"):
