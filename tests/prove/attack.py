@@ -26,7 +26,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from edgeaudio_runtime.bundle import PREFERENCE
 from edgeaudio_runtime.bundle_files import open_files
@@ -215,6 +215,9 @@ def main(arguments: list[str]) -> int:
     """Run the mutants FIRST to LAST - 1 of a kind; findings and counts go to stdout, a JSON object a line."""
     kind, first, last = arguments[0], int(arguments[1]), int(arguments[2])
     cpu_s = float(arguments[5]) if len(arguments) > 5 else CPU_S
+    # What a library prints must not stand between the lines of the report.
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     faulthandler.enable()
     with open(arguments[3], "r+b") as file, tempfile.TemporaryDirectory() as folder:
         status, sandbox = mmap.mmap(file.fileno(), 8), Path(folder).resolve()
@@ -226,14 +229,19 @@ def main(arguments: list[str]) -> int:
         counts: collections.Counter[str] = collections.Counter()
         for seed in range(first, last):
             status[:8] = struct.pack("<q", seed)
-            _one(attack, seed, strays, counts, cpu_s)
+            finding = _one(attack, seed, strays, counts, cpu_s)
+            if finding is not None:
+                _say(report, finding)
             if (seed + 1 - first) % REPORT_EVERY == 0 or seed + 1 == last:
-                _say({"next": seed + 1, "counts": dict(counts)})
+                _say(report, {"next": seed + 1, "counts": dict(counts)})
                 counts.clear()
     return 0
 
 
-def _one(attack: Attack, seed: int, strays: list[str], counts: collections.Counter[str], cpu_s: float) -> None:
+def _one(
+    attack: Attack, seed: int, strays: list[str], counts: collections.Counter[str], cpu_s: float
+) -> dict[str, Any] | None:
+    """Run one mutant under its limit of time; return what is wrong, if anything."""
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
     run = attack.mutant(seed)
     strays.clear()  # making the mutant touches files too
@@ -244,12 +252,13 @@ def _one(attack: Attack, seed: int, strays: list[str], counts: collections.Count
         fault = f"reached out of the bundle: {escapes[:3]}"
     counts[name] += 1
     if fault is not None:
-        _say({"seed": seed, "fault": fault})
+        return {"seed": seed, "fault": fault}
+    return None
 
 
-def _say(values: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(values) + "\n")
-    sys.stdout.flush()
+def _say(report: TextIO, values: dict[str, Any]) -> None:
+    report.write(json.dumps(values) + "\n")
+    report.flush()
 
 
 if __name__ == "__main__":
