@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgeaudio.parity.as_is import by_hand_stage, is_as_is
 from edgeaudio.parity.float_reference import FloatReference
 from edgeaudio.parity.probe_audio import Int16, probe_stream, random_chunks
-from edgeaudio.parity.references import librosa_can_express, librosa_features
+from edgeaudio.parity.references import librosa_can_express, librosa_features, pymicro_integers
 from edgeaudio.parity.stages import (
     Stage,
     compare_codes,
@@ -29,8 +29,9 @@ from edgeaudio.parity.stages import (
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import EngineError
-from edgeaudio_runtime.features import FeatureSpec, MelSpec
+from edgeaudio_runtime.features import FeatureSpec, MelSpec, MicrofrontendSpec
 from edgeaudio_runtime.front_end import compute_features, front_end_in_use
+from edgeaudio_runtime.presets import MICROFRONTEND
 from edgeaudio_runtime.programs import artifact_signature, in_stream, load_native
 from edgeaudio_runtime.quantization import dequantize, quantize
 from edgeaudio_runtime.selftest import decision
@@ -216,6 +217,9 @@ class _Ladder:
     def _front_end(self) -> Iterator[Stage]:
         spec = self.bundle.features
         ours = compute_features(spec, self.head, multiple_of=self.step, implementation="numpy")
+        if isinstance(spec, MicrofrontendSpec):
+            yield from self._fixed_point(spec, ours)
+            return
         nats = _units_per_nat(spec)
         if isinstance(spec, MelSpec) and librosa_can_express(spec):
             theirs = librosa_features(spec, self.head, len(ours))
@@ -229,6 +233,17 @@ class _Ladder:
             "training front end", ("numpy", ours / nats), ("torch", self._torch_features() / nats),
             atol=TORCH_ATOL, unit="nats", allowed_share=TORCH_SHARE, hard_atol=TORCH_HARD_ATOL,
         )  # fmt: skip
+
+    def _fixed_point(self, spec: MicrofrontendSpec, features: Features) -> Iterator[Stage]:
+        """Integers of numpy against those of the package that has the C code, and against our own C."""
+        ours = np.rint(features / spec.output_scale).astype(np.int64)
+        theirs = pymicro_integers(self.head, len(ours)) if spec == MICROFRONTEND else None
+        if theirs is not None:
+            yield compare_codes("front end", ("pymicro-features", theirs), ("numpy", ours))
+        if front_end_in_use(spec) == "native":
+            native = compute_features(spec, self.head, multiple_of=self.step, implementation="native")
+            integers = np.rint(native / spec.output_scale).astype(np.int64)
+            yield compare_codes("native front end", ("numpy", ours), ("native", integers))
 
     def _native_front_end(self, spec: FeatureSpec, ours: Features, nats: float) -> Iterator[Stage]:
         """C against numpy: in nats, and in the codes the network gets; nothing where there is no C."""

@@ -39,6 +39,27 @@ def librosa_can_express(spec: FeatureSpec) -> bool:
     return all(getattr(spec, name) == value for name, value in _LIBROSA_HAS.items())
 
 
+def pymicro_integers(samples: npt.NDArray[np.int16], n_frames: int) -> npt.NDArray[np.int64] | None:
+    """Integers ``[n_frames, 40]`` of preset ``microfrontend`` by pymicro-features, zeros after the end of ``samples``;
+    None where the package is not installed.
+    """
+    try:
+        from pymicro_features import MicroFrontend
+    except ImportError:
+        return None
+    reference, frames = MicroFrontend(), []
+    hops = np.pad(samples, (0, max(0, (n_frames + 2) * 160 - len(samples))))[: (n_frames + 2) * 160].reshape(-1, 160)
+    for hop in hops:
+        features = reference.process_samples(hop.tobytes()).features
+        if features:
+            frames.append(features)
+    return np.rint(np.array(frames) / PYMICRO_SCALE).astype(np.int64)
+
+
+PYMICRO_SCALE = 10 / 256
+"""What pymicro-features multiplies its integers by."""
+
+
 def librosa_features(spec: MelSpec, samples: npt.NDArray[np.int16], n_frames: int) -> npt.NDArray[np.float64]:
     """Features ``[n_frames, n_mels]`` of ``samples [n]`` by librosa in float64, zeros after the end."""
     import librosa

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,12 @@ def test_the_fixed_point_front_end_feeds_a_model_with_state_of_its_own(run: Any,
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(f"channel {i}" for i in range(40)))
     path = write(tmp_path / "sum.tflite", remembering(40, hidden=True))
-    given = ("--front-end", "microfrontend", "--labels", labels, "--output", tmp_path / "b")
+    given = ("--front-end", "microfrontend", "--labels", labels, "--output", tmp_path / "b", "--json")
     result = run("export", path, *given)
     assert result.exit_code == 0, result.output
+    stages = {stage["name"]: stage for stage in json.loads(result.stdout)["stages"]}
+    if find_spec("pymicro_features"):
+        assert (stages["front end"]["reference"], stages["front end"]["tolerance"]) == ("pymicro-features", "exact")
     bundle = open_bundle(tmp_path / "b")
     assert bundle.features == preset("microfrontend")
     assert "- 40 channels, 125 to 7500 Hz, TensorFlow Lite Micro's fixed point" in (tmp_path / "b/card.md").read_text()
