@@ -340,9 +340,10 @@ INLINE void compute(const edgeaudio_front_end *f, const double *samples, float *
         apply_bands(f, spectrum, mel);
     compress(f, mel, batch);
     const double *restrict x = cosine_transform(f, mel, mel + f->n_mels * batch, batch);
-    for (int32_t j = 0; j < batch; j++)
-        for (int32_t i = 0; i < n_features; i++)
-            features[j * n_features + i] = (float)((x[i * batch + j] + f->affine_offset) * f->affine_scale);
+    const double offset = f->affine_offset, scale = f->affine_scale;
+    for (int32_t i = 0; i < n_features; i++)
+        for (int32_t j = 0; j < batch; j++)
+            features[j * n_features + i] = (float)((x[i * batch + j] + offset) * scale);
 }
 
 static void compute_one(const edgeaudio_front_end *f, const double *samples, float *features) {
