@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -215,3 +216,23 @@ def test_a_missing_engine_names_its_remedy(
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(EngineError, match=message):
         program(b"", SMALL.signature)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "litert"])
+@pytest.mark.parametrize("change", [{"n_features": 7}, {"n_labels": 4}, {"step_frames": 8}, {"outputs_per_step": 2}])
+def test_a_model_of_other_sizes_than_its_manifest_says_is_refused(engine: str, change: dict[str, int]) -> None:
+    """The C core writes to the addresses of these tensors: a smaller one would be written past its end."""
+    from edgeaudio_export.targets.onnx_target import to_onnx
+    from edgeaudio_export.targets.tflite_target import to_tflite
+
+    graph = residual_graph(channels=8, blocks=1, window=10, n_features=6, n_labels=3)
+    initial = tuple(state.initial for state in graph.states)
+    promised = replace(SMALL.signature, **change)
+    opened = (
+        OnnxRuntimeProgram(to_onnx(graph), promised, initial)
+        if engine == "onnxruntime"
+        else LiteRtProgram(to_tflite(graph), promised, initial)
+    )
+    words = "the model takes 24 values a step and answers 3, the manifest says"
+    with pytest.raises(EngineError, match=words):
+        opened.session()

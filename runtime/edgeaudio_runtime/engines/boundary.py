@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeaudio_runtime.engines.base import Codes, NetworkSignature
-from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.errors import EngineError, SpecError
 from edgeaudio_runtime.graph import IntegerGraph
 from edgeaudio_runtime.quantization import QuantParams
 
@@ -63,3 +63,15 @@ def check_initial_states(initial_states: tuple[int | float, ...], names: tuple[s
         raise SpecError(
             f"initial_states has {len(initial_states)} values, the model has {len(names)} states; give one each"
         )
+
+
+def check_sizes(signature: NetworkSignature, n_features: int, n_logits: int) -> None:
+    """Refuse a model whose tensors are not as large as the manifest says: their addresses are written to.
+
+    Raises:
+        EngineError: the sizes differ.
+    """
+    wanted = signature.step_frames * signature.n_features, signature.outputs_per_step * signature.n_labels
+    if (n_features, n_logits) != wanted:
+        found = f"the model takes {n_features} values a step and answers {n_logits}"
+        raise EngineError(f"{found}, the manifest says {wanted[0]} and {wanted[1]}; export the bundle again")

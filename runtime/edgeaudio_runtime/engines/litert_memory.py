@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.engines.base import BoundStep, Codes, NetworkSignature
+from edgeaudio_runtime.engines.boundary import check_sizes
+from edgeaudio_runtime.errors import EngineError
 from edgeaudio_runtime.quantization import dequantize, quantize
 
 
@@ -53,12 +55,16 @@ class InPlaceMemory:
         # before every run, which takes half a microsecond and cannot see these.
         wrapped = getattr(interpreter, "_interpreter", None)
         self._invoke = getattr(wrapped, "Invoke", interpreter.invoke)
-        self._features = _array_of(interpreter, features, signature.step_frames)
-        self._logits = _array_of(interpreter, logits, signature.outputs_per_step)
+        flat_features, flat_logits = (_array_of(interpreter, index, 1) for index in (features, logits))
+        check_sizes(signature, flat_features.size, flat_logits.size)
+        self._features = flat_features.reshape(signature.step_frames, -1)
+        self._logits = flat_logits.reshape(signature.outputs_per_step, -1)
         self._states = tuple(
             (_bytes_of(interpreter, before), _bytes_of(interpreter, after)) for before, after in states
         )
         self._dtypes = tuple(_dtype_of(interpreter, before) for before, _ in states)
+        if any(before.nbytes != after.nbytes for before, after in self._states):
+            raise EngineError("a state of the model is not as large after a step as before; export the bundle again")
 
     def step(self, codes: Codes, logits: Codes) -> None:
         """See :class:`TensorMemory`."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeaudio_runtime.engines.base import BoundStep, Codes, NetworkSignature, Numerics, Session
-from edgeaudio_runtime.engines.boundary import check_codes, check_initial_states
+from edgeaudio_runtime.engines.boundary import check_codes, check_initial_states, check_sizes
 from edgeaudio_runtime.errors import EngineError
 
 _ELEMENT_TYPES = {"tensor(int8)": np.int8, "tensor(int16)": np.int16, "tensor(float)": np.float32}
@@ -91,6 +91,7 @@ class OnnxRuntimeSession:
         self._side = 0
         self._features = _buffer(nodes["features"])
         self._logits = _buffer(nodes["logits"])
+        check_sizes(signature, self._features.size, self._logits.size)
         n_states = len(initial_states)
         self._sides = tuple([_buffer(nodes[f"state_{i}_in"]) for i in range(n_states)] for _ in range(2))
         self._bindings = (self._bind(*self._sides), self._bind(*reversed(self._sides)))
@@ -119,7 +120,10 @@ class OnnxRuntimeSession:
         return BoundStep(features=features, logits=logits, carried=(), invoke=self._invoke)
 
     def _invoke(self) -> None:
-        self._session.run_with_iobinding(self._bindings[self._side])
+        try:
+            self._session.run_with_iobinding(self._bindings[self._side])
+        except Exception as error:  # onnxruntime raises a dozen unrelated types
+            raise EngineError(f"onnxruntime cannot run the model: {str(error).splitlines()[0]}") from error
         self._side = 1 - self._side
 
     def _bind(self, before: list[Codes], after: list[Codes]) -> Any:
@@ -157,6 +161,10 @@ class WholeSession:
 
 
 def _buffer(node: Any) -> Codes:
+    if not all(type(size) is int for size in node.shape):
+        raise EngineError(
+            f"{node.name!r} of the model has shape {node.shape}, a step needs fixed sizes; export it again"
+        )
     return np.zeros(node.shape, _ELEMENT_TYPES[node.type])
 
 
