@@ -17,7 +17,9 @@ from edgeaudio_runtime.errors import ParityError
 from edgeaudio_runtime.staging import staged_file
 
 if TYPE_CHECKING:
+    from edgeaudio.parity.blame import Part
     from edgeaudio.parity.float_reference import FloatNetwork
+    from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_runtime.bundle import Bundle
 
 PROBE_CLIPS = 64
@@ -45,6 +47,7 @@ Int16 = npt.NDArray[np.int16]
     type=click.FloatRange(min=0.0),
     help="Points that int8 may lose (default: 0.3 of accuracy, 0.5 of word error rate).",
 )
+@click.option("--blame", is_flag=True, help="Swap one part at a time and say where accuracy is lost.")
 @click.option("--junit", type=PathType, help="Write the stages as JUnit XML, for CI.")
 @click.option("--html", type=PathType, help="Write the certificate as one page.")
 @click.option("--badge", is_flag=True, help="Print one line of Markdown for a README instead of the table.")
@@ -59,6 +62,7 @@ def parity(
     seed: int,
     hearings: int | None,
     budget: float | None,
+    blame: bool,
     junit: Path | None,
     html: Path | None,
     badge: bool,
@@ -71,7 +75,7 @@ def parity(
     """
     document = run_parity(
         bundle, folder=folder, split=split, checkpoint=checkpoint, write=write, seed=seed, hearings=hearings,
-        budget=None if budget is None else budget / 100, cache=cache,
+        budget=None if budget is None else budget / 100, blame=blame, cache=cache,
     )  # fmt: skip
     _write_reports(document, junit=junit, html=html)
     if as_json:
@@ -102,11 +106,13 @@ def run_parity(
     seed: int = 0,
     hearings: int | None = None,
     budget: float | None = None,
+    blame: bool = False,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Climb the ladder, measure the task where there are labelled clips, and return the certificate."""
     from edgeaudio.card import render_card
     from edgeaudio.exporting import torch_side
+    from edgeaudio.parity.as_trained import compare_with_training
     from edgeaudio.parity.certificate import certificate, write_certificate
     from edgeaudio.parity.ladder import run_ladder
     from edgeaudio_models.checkpoint import load_checkpoint
@@ -115,22 +121,47 @@ def run_parity(
     bundle = open_bundle(path)
     if hearings is not None and bundle.task != "ctc":
         raise ParityError(f"hearings={hearings} are for task='ctc'; clips of task={bundle.task!r} are heard once here")
-    side = None if checkpoint is None else torch_side(load_checkpoint(checkpoint))
+    if blame and (folder is None or checkpoint is None):
+        raise ParityError("blame swaps parts of a trained network on labelled clips; give --checkpoint and --data too")
+    trained = None if checkpoint is None else load_checkpoint(checkpoint)
+    side = None if trained is None else torch_side(trained)
     task: StringTask | ClipTask | None = None
     if folder is not None and bundle.task == "ctc":
         task = StringTask(bundle, folder, split, hearings)
     elif folder is not None:
         task = ClipTask(bundle, folder, split, cache)
     probe = [] if task is None else task.probe
-    stages = run_ladder(bundle, probe, torch_side=side, seed=seed, progress=lambda name: say(f"compared: {name}"))
+    stages = [] if trained is None else [*compare_with_training(bundle, trained)]
+    stages += run_ladder(bundle, probe, torch_side=side, seed=seed, progress=lambda name: say(f"compared: {name}"))
     if task is None:
         document = certificate(bundle, stages)
     else:
         measured = task.measure(None if side is None else side.offline)
-        document = certificate(bundle, stages, task=measured, budget=budget)
+        parts = _blame(bundle, task, trained, budget) if blame and trained is not None else None
+        document = certificate(bundle, stages, task=measured, budget=budget, blame=parts)
     if write:
         write_certificate(bundle, document, render_card(bundle, document))
     return document
+
+
+def _blame(bundle: Bundle, task: StringTask | ClipTask, trained: Checkpoint, budget: float | None) -> list[Part]:
+    from edgeaudio.exporting import torch_side
+    from edgeaudio.parity.blame import Trained, find_blame
+    from edgeaudio.parity.verdict import ACCURACY_BUDGET
+    from edgeaudio_runtime.detector_config import DetectorConfig
+
+    if isinstance(task, StringTask):
+        raise ParityError("task='ctc' is not split by parts yet; leave --blame out")
+    made_of = Trained(
+        features=trained.features,
+        network=torch_side(trained).offline,
+        detector=DetectorConfig.from_dict({"schema_version": 1, **trained.recipe.detector}),
+    )
+    with progress_bar("looking for blame") as progress:
+        return find_blame(
+            bundle, made_of, task.clips, program=bundle.program("auto"),
+            budget=ACCURACY_BUDGET if budget is None else budget, progress=progress,
+        )  # fmt: skip
 
 
 class ClipTask:
@@ -142,10 +173,10 @@ class ClipTask:
 
         self._bundle, self._data = bundle, folder.resolve().name
         with progress_bar("loading clips") as progress:
-            self._clips, self._split = load_labelled_clips(
+            self.clips, self._split = load_labelled_clips(
                 bundle, folder, split=split, cache=cache or default_cache_folder(), progress=progress
             )
-        self.probe = list(self._clips.waveforms[:: max(1, len(self._clips.labels) // PROBE_CLIPS)])
+        self.probe = list(self.clips.waveforms[:: max(1, len(self.clips.labels) // PROBE_CLIPS)])
 
     def measure(self, float_network: FloatNetwork | None) -> dict[str, Any]:
         """The comparison (of a model that came as it is, its accuracy alone), as a certificate has it."""
@@ -157,12 +188,12 @@ class ClipTask:
             with progress_bar("scoring clips") as progress:
                 program = bundle.program("auto")
                 result, details = score_alone(
-                    bundle, program, self._clips, data=self._data, split=self._split, progress=progress
+                    bundle, program, self.clips, data=self._data, split=self._split, progress=progress
                 )
                 return {**result.to_dict(), **details}
         with progress_bar("scoring clips") as progress:
             scores = score_clips(
-                bundle, bundle.program("auto"), self._clips, float_network=float_network, progress=progress
+                bundle, bundle.program("auto"), self.clips, float_network=float_network, progress=progress
             )
         details = task_details(bundle.labels, scores, data=self._data, split=self._split)
         return {**scores.result().to_dict(), **details}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from edgeaudio.parity.blame import Part
 from edgeaudio.parity.stages import Stage
 from edgeaudio.parity.verdict import INFERIOR, judge_task
 from edgeaudio_runtime.bundle import Bundle
@@ -34,6 +35,7 @@ def certificate(
     *,
     task: Mapping[str, Any] | None = None,
     budget: float | None = None,
+    blame: Sequence[Part] | None = None,
 ) -> dict[str, Any]:
     """The JSON form of a proof.
 
@@ -42,6 +44,7 @@ def certificate(
         stages: The rungs that ran.
         task: Float against int8 on labelled clips or strings of words, if there were any, in JSON form.
         budget: Loss that the task accepts, as a share; None takes that of its metric.
+        blame: What each part of the pipeline costs, where it was looked for.
 
     It has passed if every rung has and int8 is not shown to lose more than the budget; too little data to show either
     is said by the task's verdict and fails nothing.
@@ -57,6 +60,7 @@ def certificate(
         "passed": all(row["passed"] for row in rows) and judged.get("verdict") != INFERIOR,
         "stages": rows,
         "task": None if task is None else {**task, **judged},
+        **({} if blame is None else {"blame": [part.to_dict() for part in blame]}),
         "covers": covered_digests(bundle),
         "environment": environment(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -26,6 +26,7 @@ def certificate_page(document: Mapping[str, Any], *, command: str) -> str:
         Section(title="Verdict", parts=tuple(_verdict(document))),
         Section(title="The ladder", parts=tuple(_ladder(document))),
         *_task(document.get("task")),
+        *_blame(document.get("blame")),
         Section(title="What it covers", parts=tuple(_covers(document))),
         Section(title="The same again", parts=(Command(text=command),)),
     ]
@@ -108,6 +109,22 @@ def _task(task: Mapping[str, Any] | None) -> Iterator[Section]:
     if task.get("by_label"):
         parts.append(_by_label(task["by_label"]))
     yield Section(title=metric.capitalize(), parts=tuple(parts))
+
+
+def _blame(parts: Sequence[Mapping[str, Any]] | None) -> Iterator[Section]:
+    if not parts:
+        return
+    rows = tuple(
+        (
+            part["name"], part["swapped"], f"{part['before']:.2%}", f"{part['after']:.2%}",
+            f"{100 * part['loss']:+.2f}", f"{0.0 - 100 * part['ci95'][1]:+.2f} to {0.0 - 100 * part['ci95'][0]:+.2f}",
+            part["verdict"],
+        )
+        for part in parts
+    )  # fmt: skip
+    columns = ("part", "swapped", "before", "after", "lost, points", "95 % by speaker", "verdict")
+    caption = "The same clips with one part of the pipeline swapped at a time, from the trained network to the device."
+    yield Section(title="Where it is lost", parts=(Table(columns=columns, rows=rows, caption=caption),))
 
 
 def _by_label(rows: Mapping[str, Mapping[str, Any]]) -> Table:

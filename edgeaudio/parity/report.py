@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -18,6 +18,8 @@ def render_stages(document: Mapping[str, Any]) -> str:
         lines.append(f"{verdict:8s}{row['name']:24s}{counts}  {worst(row):12s}{row['tolerance']}")
     if document.get("task"):
         lines += _task(document["task"])
+    if document.get("blame"):
+        lines += _blame(document["blame"])
     lines.append("passed" if document["passed"] else "did not pass")
     return "\n".join(lines)
 
@@ -41,6 +43,16 @@ def _task(task: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {task['verdict']}: at most {100 * task['budget']:g} points may be lost"
     for name, other in task.get("subsets", {}).items():
         yield f"  {name}: float {other['float']:.2%}, int8 {other['int8']:.2%} on {other['n']} clips"
+
+
+def _blame(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"{'part':14s}{'before':>8s}{'after':>8s}{'loss':>8s}  95 % of the loss     verdict"
+    for part in parts:
+        low, high = (0.0 - 100 * value for value in reversed(part["ci95"]))
+        numbers = f"{part['before']:8.2%}{part['after']:8.2%}{100 * part['loss']:+8.2f}"
+        yield f"{part['name']:14s}{numbers}  {f'{low:+.2f} to {high:+.2f}':19s}{part['verdict']}"
+    guilty = [part["name"] for part in parts if part["verdict"] == INFERIOR]
+    yield f"lost in: {', '.join(guilty)}" if guilty else "no part is shown to lose more than the budget"
 
 
 def _lone_task(task: Mapping[str, Any]) -> Iterator[str]:

@@ -38,7 +38,7 @@ def load_native(bundle: Bundle) -> Program:
     if bundle.manifest.mode == "whole":
         raise EngineError("engine='native' runs step by step; this bundle hears whole recordings, use another engine")
     try:
-        program = NativeProgram(_integer_graph(bundle))
+        program = NativeProgram(load_integer_graph(bundle))
     except SpecError as error:
         raise EngineError(f"{bundle.path}: engine 'native': {error}") from error
     return in_stream(bundle, _as_promised(bundle, program, "numpy"))
@@ -70,10 +70,11 @@ def artifact_signature(bundle: Bundle) -> NetworkSignature:
 def _load_numpy(bundle: Bundle) -> Program:
     from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 
-    return NumpyProgram(_integer_graph(bundle))
+    return NumpyProgram(load_integer_graph(bundle))
 
 
-def _integer_graph(bundle: Bundle) -> IntegerGraph:
+def load_integer_graph(bundle: Bundle) -> IntegerGraph:
+    """The integer graph of a bundle, verified; raises BundleError if it has none or it breaks a bound."""
     from edgeaudio_runtime.graph_file import load_graph
 
     model, weights = (_one(bundle, "numpy", role) for role in ("model", "weights"))
