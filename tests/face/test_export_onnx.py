@@ -127,6 +127,23 @@ def test_a_model_without_state_hears_overlapping_windows(run: Any, face: Any, la
     assert "windowed.onnx: windows of 0.2 s, one every 0.02 s" in result.stderr
 
 
+def test_without_recordings_a_model_stays_as_it_is(run: Any, recurrent: Path, labels: Path, tmp_path: Path) -> None:
+    result = run("export", recurrent, "--output", tmp_path / "b", "--front-end", "microfrontend", "--labels", labels)
+    assert result.exit_code == 0, result.output
+    manifest = open_bundle(tmp_path / "b").manifest
+    assert (manifest.quantization.method, manifest.engines) == ("float32", ("onnxruntime",))
+    # Silence is 0, the loudest noise and square wave about 26.
+    reach = manifest.network.input_quant.scale[0] * 32767
+    assert 26 < reach < 60
+
+
+def test_without_recordings_nothing_is_quantized(run: Any, plain: Path, labels: Path, tmp_path: Path) -> None:
+    options = ("--front-end", "log_mel", "--labels", labels, "--method", "static_w8a8")
+    result = run("export", plain, "--output", tmp_path / "b", *options)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "['--method'] need --data or --calibration-features; without them a model stays as it is" in result.stderr
+
+
 def test_a_checkpoint_is_quantized_dynamically(run: Any, face: Any, tmp_path: Path) -> None:
     options = ("--data", face.corpus, "--cache", face.cache, "--method", "dynamic_w8")
     result = run("export", face.checkpoint, "--output", tmp_path / "b", *options)
