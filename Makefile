@@ -16,7 +16,7 @@ endif
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/.stamp: pyproject.toml runtime/pyproject.toml runtime/hatch_build.py runtime/native/front_end.c constraints.txt
+$(VENV)/.stamp: pyproject.toml runtime/pyproject.toml runtime/hatch_build.py $(wildcard runtime/native/*) constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ./runtime -e '.[dev]'
 	touch $@

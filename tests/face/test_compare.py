@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
-
 from edgeaudio_runtime.bundle import open_bundle
 from tests.face.conftest import Face, Run
 
