@@ -98,9 +98,7 @@ def test_wrong_clips_are_refused_with_the_remedy(samples: torch.Tensor) -> None:
 
 
 def test_the_fixed_point_front_end_is_refused_with_the_remedy() -> None:
-    with pytest.raises(
-        SpecError, match=r"'microfrontend' must be 'mel' .* no torch form to train with, so compute"
-    ):
+    with pytest.raises(SpecError, match=r"'microfrontend' must be 'mel' .* no torch form to train with, so compute"):
         TorchFrontEnd(PRESETS["microfrontend"])
 
 
