@@ -29,12 +29,11 @@ def _row(card: Mapping[str, Any]) -> dict[str, Any]:
 
 def render_listing(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table for people."""
-    lines = [f"{'name':18s}{'task':9s}{'parameters':>11s}{'tflite kB':>11s}  {'data':16s}{'commercial':12s}figure"]
+    lines = [f"{'name':18s}{'task':9s}{'parameters':>11s}{'tflite kB':>11s}  {'commercial':12s}figure"]
     for row in rows:
         size = row["bytes"].get("bundle/model.tflite", 0) / 1000
-        licences, figure = ", ".join(row["licences"]), row["headline"]
         lines.append(
-            f"{row['name']:18s}{row['task']:9s}{row['parameters']:11,d}{size:11.1f}  {licences:16s}"
-            f"{row['commercial_use']:12s}{figure}"
+            f"{row['name']:18s}{row['task']:9s}{row['parameters']:11,d}{size:11.1f}  "
+            f"{row['commercial_use']:12s}{row['headline']}"
         )
     return "\n".join(lines) if rows else "no entries"

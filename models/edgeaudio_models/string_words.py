@@ -46,7 +46,7 @@ class VoiceWords:
         rare = torch.bincount(voice, minlength=len(names)) < MIN_VOICE_CLIPS
         self._voice = torch.where(rare[voice], len(names), voice)
         self._context = context
-        self._clips = {int(v): torch.nonzero(self._voice == v)[:, 0] for v in self._voice.unique()}
+        self._clips = {v: torch.nonzero(self._voice == v)[:, 0] for v in sorted(set(self._voice.tolist()))}
         self._weights = {v: _root_weights(label_indices[clips]) for v, clips in self._clips.items()}
 
     def draw(self, first: Tensor, generator: torch.Generator) -> list[Tensor]:

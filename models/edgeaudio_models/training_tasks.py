@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -193,7 +194,7 @@ class CtcTask(TrainingTask):
             words = draw_words(chosen, len(chosen), self.recipe.context, generator)
         else:
             words = self.voices.draw(chosen, generator)
-        used, places = torch.cat(words).unique(return_inverse=True)
+        used, places = map(torch.from_numpy, np.unique(torch.cat(words).numpy(), return_inverse=True))
         clips, spans = _trimmed(self.waveforms[used])
         return join_strings(
             clips,
