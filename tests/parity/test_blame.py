@@ -149,6 +149,7 @@ def coarse_activations(graph: IntegerGraph) -> IntegerGraph:
     return replace(graph, tensors=tensors, constants=data)
 
 
+@pytest.mark.real_speech
 def test_a_good_bundle_is_as_trained_and_nobody_is_to_blame(
     checkpoint: Checkpoint, trained: Trained, clips: LabelledClips
 ) -> None:
@@ -247,6 +248,7 @@ def planted(folder: Path, fault: str) -> tuple[Bundle, Any]:
     return bundle, program
 
 
+@pytest.mark.real_speech
 @pytest.mark.parametrize(
     ("fault", "part"),
     [
