@@ -277,7 +277,7 @@ def branching(model: onnx.ModelProto) -> None:
         (external, r"its weights lie in \['weights.bin'\], which is not there; copy it beside the model"),
         (spoil, r"weight '.*' holds NaN or infinite values; train again"),
         (open_time, r"input 'x' leaves the number of frames open, \[1, 'time', 10\]; say how many .* --step-frames"),
-        (halves, r"'x' is float16, must be float; export the float model"),
+        (halves, r"'x' is float16, must be float, or int8 or uint8 with a scale; export it again"),
         (flat, r"input 'x' has shape \[4, 10\], must be \[1, T, n_features\]"),
         (batched, r"input 'x' has a batch of 8; export it with a batch of 1"),
         (branching, r"operations \['If'\] hold graphs of their own; export one step without control flow"),

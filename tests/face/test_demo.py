@@ -44,9 +44,12 @@ def test_the_certificate_passed_and_covers_the_bundle(workplace: Path) -> None:
     assert proof["passed"] is True
     assert {entry["path"] for entry in manifest["artifacts"]} < set(proof["covers"])
     exact = {s["name"]: s for s in proof["stages"] if s["name"].startswith(("engine", "streaming"))}
-    assert {name for name in exact if name.startswith("engine")} == {
+    other_rounding = exact.pop("engine litert, reference kernels")
+    assert other_rounding["passed"] is True
+    assert {name for name in exact if name.startswith("engine")} - {"engine native"} == {
         "engine numpy",
         "engine onnxruntime",
+        "engine onnxruntime, not optimized",
         "engine litert",
     }
     assert all(stage["mismatches"] == 0 and stage["compared"] >= 50_000 for stage in exact.values())

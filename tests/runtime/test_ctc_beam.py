@@ -320,7 +320,7 @@ def test_memory_is_that_of_the_prefixes_kept() -> None:
     reading = decoder(separator=" ", beam_width=6, max_utterance_s=2.0)
     reading.process(logits(600, 1, spread=20))
     gc.collect()
-    alive = sum(isinstance(thing, _Prefix) for thing in gc.get_objects())
+    alive = sum(type(thing) is _Prefix for thing in gc.get_objects())
     # Six prefixes and what they begin with, of 100 outputs at most (twice the longest transcript); most share much.
     assert alive <= 6 * 100
 

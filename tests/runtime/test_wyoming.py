@@ -389,7 +389,10 @@ def test_wrong_usage_is_one_line(
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_the_command_serves_until_it_is_told_to_stop(keyword_bundle: Path, sign: int, code: int) -> None:
-    command = [sys.executable, "-m", "edgeaudio_runtime.cli", str(keyword_bundle), "--wyoming", "tcp://127.0.0.1:0"]
+    # Whoever runs the tests in the background has them ignore SIGINT, and what they start inherits that.
+    heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    serve = "from edgeaudio_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", f"{heed}; {serve}", str(keyword_bundle), "--wyoming", "tcp://127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         words = process.stderr.readline()
@@ -405,6 +408,9 @@ def test_the_command_serves_until_it_is_told_to_stop(keyword_bundle: Path, sign:
                 # The server lets a client that is still there go.
                 assert await client.read_event() is None
 
-        run(talk())
-        assert process.wait(10) == code
-        assert process.stderr.read() == ""
+        try:
+            run(talk())
+            assert process.wait(10) == code
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()  # else a server that does not stop would be waited for without end
