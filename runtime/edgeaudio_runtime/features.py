@@ -350,6 +350,10 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_LARGEST_INTEGER = 2**53
+"""Beyond it integers are no longer what their conversion to float64 says."""
+
+
 def _normalize(spec: FeatureSpec, field: Field[Any]) -> None:
     # 20 and 20.0 must hash alike, and True or "400" must not pass for a number.
     value = getattr(spec, field.name)
@@ -358,6 +362,8 @@ def _normalize(spec: FeatureSpec, field: Field[Any]) -> None:
     wanted = annotation.removesuffix(" | None")
     if value is None and optional:
         return
+    if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        raise SpecError(f"{field.name} is an integer beyond 2**53; give a number that fits what it means")
     if wanted == "float" and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         object.__setattr__(spec, field.name, float(value))
     elif wanted == "float" or type(value).__name__ != wanted:

@@ -61,7 +61,8 @@ def activity(spec: FeatureSpec, features: Features) -> npt.NDArray[np.float32]:
     if isinstance(spec, MelSpec) and spec.n_dct > 0:
         return features[:, 0]
     # Summing along the contiguous axis gives a frame the same value whatever stands beside it.
-    total: npt.NDArray[np.float32] = np.add.reduce(features, axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # of specifications whose features are near the largest float
+        total: npt.NDArray[np.float32] = np.add.reduce(features, axis=1)
     return total
 
 

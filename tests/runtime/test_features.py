@@ -115,3 +115,9 @@ def test_a_missing_field_is_refused_by_name() -> None:
     del values["hop_length"], values["f_min"]
     with pytest.raises(SpecError, match=r"missing feature fields \['f_min', 'hop_length'\]; kind='mel' has no default"):
         FeatureSpec.from_dict(values)
+
+
+@pytest.mark.parametrize("name", ["sample_rate", "f_max"])
+def test_an_integer_that_no_float_holds_is_refused(name: str) -> None:
+    with pytest.raises(SpecError, match=rf"{name} is an integer beyond 2\*\*53; give a number"):
+        FeatureSpec.from_dict({**LOG_MEL.to_dict(), name: 10**400})
