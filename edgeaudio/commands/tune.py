@@ -51,8 +51,9 @@ def run_tune(
         ParityError: No keyword bundle, too few recordings, or no settings that keep the target.
         OutputError: The bundle is packed and shall be written.
     """
+    from edgeaudio.parity.stream_statistics import hours_needed
     from edgeaudio.tuning.material import CHOOSING, REPORTING, hear_halves
-    from edgeaudio.tuning.search import choose, hours_for, latencies_s, trade_off, try_settings
+    from edgeaudio.tuning.search import choose, latencies_s, trade_off, try_settings
     from edgeaudio_runtime.bundle import open_bundle
 
     bundle = open_bundle(path)
@@ -74,7 +75,7 @@ def run_tune(
         "reported": reported.to_dict(),
         "as_it_was": try_settings(bundle, bundle.detector_config, report).to_dict(),
         "latency_s": latencies_s(bundle, config, report.positives),
-        "hours_to_claim_target": hours_for(target),
+        "hours_to_claim_target": hours_needed(target),
         "det": trade_off(bundle, config, report),
     }
     if write:

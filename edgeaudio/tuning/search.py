@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeaudio.parity.stream_statistics import claimable_rate, hours_needed, rate_interval, share_interval
+from edgeaudio.parity.stream_statistics import claimable_rate, rate_interval, share_interval
 from edgeaudio.tuning.material import Half, Heard
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.detector import KeywordDetector
@@ -164,8 +164,3 @@ def latencies_s(bundle: Bundle, config: DetectorConfig, recordings: Sequence[Hea
     if not first:
         return {}
     return {"p50": float(np.percentile(first, 50)), "p95": float(np.percentile(first, 95))}
-
-
-def hours_for(target: float) -> float:
-    """Hours without a false accept that it takes to claim fewer than ``target`` an hour."""
-    return hours_needed(target)
