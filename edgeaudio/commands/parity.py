@@ -48,6 +48,14 @@ Int16 = npt.NDArray[np.int16]
     help="Points that int8 may lose (default: 0.3 of accuracy, 0.5 of word error rate).",
 )
 @click.option("--blame", is_flag=True, help="Swap one part at a time and say where accuracy is lost.")
+@click.option(
+    "--robustness", is_flag=True, help="Hear the recordings at other levels, in noise, cut off, with losses too."
+)
+@click.option(
+    "--robustness-clips",
+    type=click.IntRange(min=1),
+    help="Recordings heard under every condition, spread over labels and speakers (default: 1000).",
+)
 @click.option("--junit", type=PathType, help="Write the stages as JUnit XML, for CI.")
 @click.option("--html", type=PathType, help="Write the certificate as one page.")
 @click.option("--badge", is_flag=True, help="Print one line of Markdown for a README instead of the table.")
@@ -63,6 +71,8 @@ def parity(
     hearings: int | None,
     budget: float | None,
     blame: bool,
+    robustness: bool,
+    robustness_clips: int | None,
     junit: Path | None,
     html: Path | None,
     badge: bool,
@@ -76,6 +86,7 @@ def parity(
     document = run_parity(
         bundle, folder=folder, split=split, checkpoint=checkpoint, write=write, seed=seed, hearings=hearings,
         budget=None if budget is None else budget / 100, blame=blame, cache=cache,
+        robustness=robustness, robustness_clips=robustness_clips,
     )  # fmt: skip
     _write_reports(document, junit=junit, html=html)
     if as_json:
@@ -107,6 +118,8 @@ def run_parity(
     hearings: int | None = None,
     budget: float | None = None,
     blame: bool = False,
+    robustness: bool = False,
+    robustness_clips: int | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Climb the ladder, measure the task where there are labelled clips, and return the certificate."""
@@ -123,6 +136,10 @@ def run_parity(
         raise ParityError(f"hearings={hearings} are for task='ctc'; clips of task={bundle.task!r} are heard once here")
     if blame and (folder is None or checkpoint is None):
         raise ParityError("blame swaps parts of a trained network on labelled clips; give --checkpoint and --data too")
+    if robustness_clips is not None and not robustness:
+        raise ParityError(f"robustness_clips={robustness_clips} are heard under conditions; give --robustness too")
+    if robustness and folder is None:
+        raise ParityError("robustness is measured on labelled recordings; give --data too")
     trained = None if checkpoint is None else load_checkpoint(checkpoint)
     side = None if trained is None else torch_side(trained)
     task: StringTask | ClipTask | None = None
@@ -138,7 +155,8 @@ def run_parity(
     else:
         measured = task.measure(None if side is None else side.offline)
         parts = _blame(bundle, task, trained, budget) if blame and trained is not None else None
-        document = certificate(bundle, stages, task=measured, budget=budget, blame=parts)
+        swept = _sweep(bundle, task, folder, trained, robustness_clips, budget) if robustness and folder else None
+        document = certificate(bundle, stages, task=measured, budget=budget, blame=parts, robustness=swept)
     if write:
         write_certificate(bundle, document, render_card(bundle, document))
     return document
@@ -162,6 +180,39 @@ def _blame(bundle: Bundle, task: StringTask | ClipTask, trained: Checkpoint, bud
             bundle, made_of, task.clips, program=bundle.program("auto"),
             budget=ACCURACY_BUDGET if budget is None else budget, progress=progress,
         )  # fmt: skip
+
+
+def _sweep(
+    bundle: Bundle,
+    task: StringTask | ClipTask,
+    folder: Path,
+    trained: Checkpoint | None,
+    most: int | None,
+    budget: float | None,
+) -> dict[str, Any]:
+    from edgeaudio.exporting import torch_side
+    from edgeaudio.parity.robustness import (
+        MOST_CLIPS,
+        ClipSubject,
+        StringSubject,
+        Subject,
+        conditions_of,
+        spread_clips,
+        sweep_conditions,
+    )
+
+    program, network = bundle.program("auto"), None if trained is None else torch_side(trained).offline
+    subject: Subject
+    if isinstance(task, StringTask):
+        subject = StringSubject(bundle, program, task.strings[: most or MOST_CLIPS], float_network=network)
+    else:
+        subject = ClipSubject(
+            bundle, program, spread_clips(task.clips, most or MOST_CLIPS), float_network=network,
+            module=None if trained is None else trained.module,
+        )  # fmt: skip
+    conditions = conditions_of(bundle, folder)
+    with progress_bar(f"hearing {subject.n} recordings under {len(conditions)} conditions") as progress:
+        return sweep_conditions(subject, conditions, budget=budget, progress=progress)
 
 
 class ClipTask:
@@ -211,8 +262,8 @@ class StringTask:
         self._hearings = first_variants(hearings or len(VARIANTS))
         with progress_bar("loading words") as progress:
             words, self._split = load_spoken_words(bundle, folder, split=split, progress=progress)
-        self._strings = join_words(words, sample_rate=bundle.features.sample_rate)
-        self.probe: list[Int16] = [string.samples for string in self._strings[:PROBE_STRINGS]]
+        self.strings = join_words(words, sample_rate=bundle.features.sample_rate)
+        self.probe: list[Int16] = [string.samples for string in self.strings[:PROBE_STRINGS]]
 
     def measure(self, float_network: FloatNetwork | None) -> dict[str, Any]:
         """The comparison, as a certificate has it."""
@@ -221,7 +272,7 @@ class StringTask:
         bundle = self._bundle
         with progress_bar("reading strings") as progress:
             result = score_strings(
-                bundle, bundle.program("auto"), self._strings, hearings=self._hearings, float_network=float_network,
+                bundle, bundle.program("auto"), self.strings, hearings=self._hearings, float_network=float_network,
                 progress=progress,
             )  # fmt: skip
         return {**result.to_dict(), "data": self._data, "split": self._split}

@@ -36,6 +36,7 @@ def certificate(
     task: Mapping[str, Any] | None = None,
     budget: float | None = None,
     blame: Sequence[Part] | None = None,
+    robustness: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The JSON form of a proof.
 
@@ -45,6 +46,7 @@ def certificate(
         task: Float against int8 on labelled clips or strings of words, if there were any, in JSON form.
         budget: Loss that the task accepts, as a share; None takes that of its metric.
         blame: What each part of the pipeline costs, where it was looked for.
+        robustness: From :func:`edgeaudio.parity.robustness.sweep_conditions`, where it was swept.
 
     It has passed if every rung has and int8 is not shown to lose more than the budget; too little data to show either
     is said by the task's verdict and fails nothing.
@@ -57,10 +59,12 @@ def certificate(
     return {
         "schema_version": CERTIFICATE_SCHEMA_VERSION,
         "bundle": bundle.name,
-        "passed": all(row["passed"] for row in rows) and judged.get("verdict") != INFERIOR,
+        "passed": all(row["passed"] for row in rows)
+        and all(section.get("verdict") != INFERIOR for section in (judged, robustness or {})),
         "stages": rows,
         "task": None if task is None else {**task, **judged},
         **({} if blame is None else {"blame": [part.to_dict() for part in blame]}),
+        **({} if robustness is None else {"robustness": dict(robustness)}),
         "covers": covered_digests(bundle),
         "environment": environment(),
     }

@@ -20,6 +20,8 @@ def render_stages(document: Mapping[str, Any]) -> str:
         lines += _task(document["task"])
     if document.get("blame"):
         lines += _blame(document["blame"])
+    if document.get("robustness"):
+        lines += _robustness(document["robustness"])
     lines.append("passed" if document["passed"] else "did not pass")
     return "\n".join(lines)
 
@@ -55,6 +57,20 @@ def _blame(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"lost in: {', '.join(guilty)}" if guilty else "no part is shown to lose more than the budget"
 
 
+def _robustness(swept: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{'condition':36s}{'float':>8s}{'int8':>8s}{'int8-float':>12s}  {'95 %':16s}{'same':>8s}  verdict"
+    for row in swept["conditions"]:
+        low, high = (100 * value for value in row["ci95"])
+        numbers = (
+            f"{row['float']:8.2%}{row['int8']:8.2%}{100 * row['delta']:+12.2f}  {f'{low:+.2f} to {high:+.2f}':16s}"
+        )
+        yield f"{row['name']:36s}{numbers}{row['agreement']:8.2%}  {row['verdict']}"
+    yield (
+        f"{swept['n']} recordings under {swept['n_conditions']} conditions, budget {100 * swept['budget']:g} points: "
+        f"{swept['verdict']}; int8 loses most under: {swept['worst']}"
+    )
+
+
 def _lone_task(task: Mapping[str, Any]) -> Iterator[str]:
     """Of a model that came as it is there is nothing to compare."""
     low, high = task["int8_ci95"]
@@ -69,6 +85,9 @@ def junit_xml(document: Mapping[str, Any]) -> str:
     cases = [(row["name"], row["passed"], _stage_sentence(row)) for row in document["stages"]]
     if "verdict" in task:
         cases.append((task["metric"].replace("_", " "), task["verdict"] != INFERIOR, "\n".join(_task(task))))
+    if document.get("robustness"):
+        swept = document["robustness"]
+        cases.append(("robustness", swept["verdict"] != INFERIOR, "\n".join(reversed([*_robustness(swept)]))))
     failures = sum(not passed for _, passed, _ in cases)
     suite = ElementTree.Element(
         "testsuite", name=f"parity of {document['bundle']}", tests=str(len(cases)), failures=str(failures),
