@@ -89,20 +89,33 @@ def active_region(past: npt.NDArray[np.float32], *, clock: StreamClock, taken: i
     inside the averaging window. Stretches above the level with gaps of up to 0.1 s are one; those that begin at or
     before ``taken`` are cut there. Among those of at least 40 ms (else among all) the largest sum over the level wins.
     """
-    known = past[~np.isnan(past)]
-    oldest = max(0, len(past) - clock.window_frames)
-    first = max(oldest, taken + 1)
-    if not len(known) or first >= len(past):
+    first = max(0, len(past) - clock.window_frames, taken + 1)
+    floor = _floor(past)
+    if floor is None or first >= len(past):
         return None
-    floor, peak = float(np.quantile(known, _FLOOR_QUANTILE)), float(np.nanmax(past[first:], initial=-np.inf))
-    if not np.isfinite(peak) or peak - floor <= _MIN_CONTRAST * max(abs(peak), abs(floor)):
+    peak = float(np.fmax.reduce(past[first:]))
+    if not np.isfinite(peak - floor) or peak - floor <= _MIN_CONTRAST * max(abs(peak), abs(floor)):
         return None
     level = floor + _LEVEL * (peak - floor)
     runs = _runs(past >= level, n_bridged(clock))
     # A run that reaches into the searched part keeps its true start, unless that belongs to the previous event.
     runs = [(max(a, taken + 1), b) for a, b in runs if b >= first]
-    long = [run for run in runs if run[1] - run[0] + 1 >= _frames(clock, _SHORTEST_S)]
-    return max(long or runs, key=lambda run: float(np.nansum(np.maximum(past[run[0] : run[1] + 1] - level, 0))))
+    candidates = [run for run in runs if run[1] - run[0] + 1 >= _frames(clock, _SHORTEST_S)] or runs
+    if len(candidates) == 1:
+        return candidates[0]
+    excess = np.fmax(past - level, 0)
+    return max(candidates, key=lambda run: float(np.add.reduce(excess[run[0] : run[1] + 1])))
+
+
+def _floor(past: npt.NDArray[np.float32]) -> float | None:
+    """The quantile of what is known, between its two neighbours; ``np.quantile`` takes as long as all the rest."""
+    n_known = int(np.count_nonzero(past == past))
+    if not n_known:
+        return None
+    below, part = divmod(_FLOOR_QUANTILE * (n_known - 1), 1)
+    rising = np.sort(past)  # NaN come last
+    low, high = float(rising[int(below)]), float(rising[min(int(below) + 1, n_known - 1)])
+    return low + part * (high - low)
 
 
 def n_bridged(clock: StreamClock) -> int:
@@ -116,7 +129,12 @@ def _frames(clock: StreamClock, seconds: float) -> int:
 
 def _runs(active: npt.NDArray[np.bool_], bridged: int) -> list[tuple[int, int]]:
     # Inclusive (first, last) of the stretches of True, joined over gaps of at most ``bridged``.
-    indices = np.flatnonzero(active)
-    breaks = np.flatnonzero(np.diff(indices) > bridged + 1)
-    starts, ends = np.concatenate(([0], breaks + 1)), np.concatenate((breaks, [len(indices) - 1]))
-    return [(int(indices[a]), int(indices[b])) for a, b in zip(starts, ends, strict=True)]
+    runs: list[tuple[int, int]] = []
+    edges = np.flatnonzero(active[1:] != active[:-1]).tolist()  # the last frame before each change
+    bounds = [*([-1] if active[0] else []), *edges, *([len(active) - 1] if active[-1] else [])]
+    for before, last in zip(bounds[::2], bounds[1::2], strict=True):
+        if runs and before - runs[-1][1] <= bridged:
+            runs[-1] = (runs[-1][0], last)
+        else:
+            runs.append((before + 1, last))
+    return runs
