@@ -168,7 +168,39 @@ class KeywordDetector:
             releases=tuple(map(float, self._releases)),
             n_smoothing=self._n_smoothing,
             is_probability=self._output == "probabilities",
+            memory_steps=self._memory_steps(),
         )
+
+    def _memory_steps(self) -> int | None:
+        clock = self._clock
+        if self._gate is not None:  # its noise floor is the least of all there was
+            return None
+        n_outputs = clock.memory_outputs + self._n_smoothing - 1
+        return max(clock.memory_frames // clock.step_frames, -(-n_outputs // clock.outputs_per_step))
+
+    def pass_over(self, codes: Codes, activity: Activity | None = None, *, n_before: int = 0) -> None:
+        """Take outputs of which :attr:`watch` says that nothing can come; as :meth:`process`, in much less time.
+
+        Args:
+            codes: As there.
+            activity: As there.
+            n_before: Steps that went before, for which all of this holds too and nothing is given; if any did, no label
+                may be latched and these must be ``watch.memory_steps`` less one, or more.
+
+        Raises:
+            SpecError: Another shape.
+        """
+        activity = self._checked(codes, activity)
+        if self._gate is not None or not self._is_idle:
+            self.process(codes, activity)
+            return
+        step = self._clock.step_frames * _BLOCK_STEPS
+        for i, first in enumerate(range(0, len(codes), self._block)):
+            heard = activity[i * step : (i + 1) * step]
+            self._activity.extend(len(heard))[:] = heard
+            self._probabilities.pass_over(codes[first : first + self._block])
+        self._n_outputs += len(codes) + n_before * self._clock.outputs_per_step
+        self._n_leading = 0
 
     def flush(self) -> list[KeywordEvent]:
         """End the stream: the event that still waited for its word to end, if any; then as after :meth:`reset`."""

@@ -13,7 +13,7 @@ from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event
 from edgeaudio_runtime.front_end import FrontEnd, Implementation
-from edgeaudio_runtime.listener import Codes, Features, Listener, open_listener
+from edgeaudio_runtime.listener import Codes, Features, HearsEveryStep, Listener, open_listener
 from edgeaudio_runtime.samples import Samples, checked_scale
 from edgeaudio_runtime.speech_gate import SpeechGate
 from edgeaudio_runtime.stream import AudioStream, Pipeline, open_pipeline
@@ -116,12 +116,8 @@ class _Voice(NamedTuple):
         return self.bundle.features.streamable and not self.program.signature.whole
 
 
-class _GateListener:
+class _GateListener(HearsEveryStep):
     """Lets a gate hear the logits of its network."""
-
-    watch = None
-    is_idle = False
-    latched = np.zeros(0, dtype=bool)
 
     def __init__(self, gate: SpeechGate) -> None:
         self._gate = gate

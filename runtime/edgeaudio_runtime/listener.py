@@ -43,6 +43,13 @@ class Listener(Protocol):
         """Take the logit codes of whole steps and the features that went into them; return the events they complete."""
         ...
 
+    def pass_over(self, codes: Codes, features: Features, *, n_before: int) -> None:
+        """Take steps as :meth:`hear` does of which :attr:`watch` says that nothing comes of them.
+
+        Before them went ``n_before`` more like them, which are only counted; see ``KeywordDetector.pass_over``.
+        """
+        ...
+
     def finish(self) -> list[Event]:
         """What was outstanding when the stream ended."""
         ...
@@ -109,6 +116,10 @@ class KeywordListener:
         """See :class:`Listener`."""
         return [*self._detector.process(codes, activity(self._spec, features))] if len(codes) else []
 
+    def pass_over(self, codes: Codes, features: Features, *, n_before: int) -> None:
+        """See :class:`Listener`."""
+        self._detector.pass_over(codes, activity(self._spec, features), n_before=n_before)
+
     def finish(self) -> list[Event]:
         """The keyword whose word was still sounding, if any."""
         return [*self._detector.flush()]
@@ -118,12 +129,19 @@ class KeywordListener:
         self._detector.reset()
 
 
-class TranscriptListener:
-    """A :class:`~edgeaudio_runtime.ctc_decoder.CtcDecoder`; the features are not looked at."""
+class HearsEveryStep:
+    """What a listener is that must hear every step at once."""
 
     watch = None
     is_idle = False
     latched = np.zeros(0, dtype=bool)
+
+    def pass_over(self, codes: Codes, features: Features, *, n_before: int) -> None:
+        """See :class:`Listener`; without a watch nobody passes anything over."""
+
+
+class TranscriptListener(HearsEveryStep):
+    """A :class:`~edgeaudio_runtime.ctc_decoder.CtcDecoder`; the features are not looked at."""
 
     def __init__(self, bundle: Bundle, config: Any) -> None:
         from edgeaudio_runtime.ctc_decoder import CtcDecoder

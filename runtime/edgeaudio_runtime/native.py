@@ -26,7 +26,7 @@ Float64 = npt.NDArray[np.float64]
 LIBRARY = Path(__file__).with_name("native_front_end.so")
 """Where the build puts the library, whatever the platform calls one."""
 
-LIBRARY_VERSION = 5
+LIBRARY_VERSION = 6
 """``EDGEAUDIO_VERSION`` of the C source; a library of another version, left over from before, is not used."""
 
 LANES = 4

@@ -38,13 +38,13 @@ _BOUND_MARGIN = 1e-9
 _INT16 = np.dtype(np.int16)
 
 _FIELDS: tuple[tuple[str, Any], ...] = (
-    ("n_samples", ctypes.c_int64),
+    ("n_samples", ctypes.c_int64), ("n_passed", ctypes.c_int64),
     *((name, ctypes.c_int32) for name in (
         "skip", "buffer_length", "fill", "next_frame", "step_frames", "n_features", "n_logits", "n_labels", "n_copies",
         "capacity", "n_waiting", "always", "n_smoothing", "smoothing_at",
     )),
     *((name, ctypes.c_float) for name in ("scale", "zero_point", "low", "high")),
-    ("real_scale", ctypes.c_double), ("real_zero_point", ctypes.c_int32), ("reserved", ctypes.c_int32),
+    ("real_scale", ctypes.c_double), ("real_zero_point", ctypes.c_int32), ("n_kept", ctypes.c_int32),
     *((name, ctypes.c_void_p) for name in (
         "front_end", "pcm", "real", "buffer", "input", "logits", "copies", "features", "codes", "powers", "bounds",
         "releases", "latched", "probabilities", "network",
@@ -123,8 +123,8 @@ class _Pipeline:
         self._step = step  # keeps the memory of the addresses
         self._invoke, self._runs_in_c = step.invoke, step.network != 0
         self._struct, self._arrays = _StreamStruct(), dict[str, npt.NDArray[Any]]()
-        self._open_network(signature, step)
         self._watch = listener.watch
+        self._open_network(signature, step)
         if self._watch is not None:
             self._open_watch(self._watch, signature)
         self._address = ctypes.addressof(self._struct)
@@ -140,23 +140,29 @@ class _Pipeline:
     def _look(self) -> list[Event]:
         struct = self._struct
         n, struct.n_waiting = struct.n_waiting, 0
-        # The newest step may fire. Those before it cannot, and the detector passes over them where they come alone.
-        n_before = n - 1 if n < struct.capacity else 0
-        events = [*self._hear(0, n_before), *self._hear(n_before, n)]
-        if self._watch is not None:
-            self._arrays["latched"][:] = self._listener.latched
-            struct.always = not self._listener.is_idle
+        if self._watch is None or not n:
+            return self._hear(0, n)
+        # The newest step may fire; those before it cannot.
+        if n > 1:
+            self._listener.pass_over(*self._waiting(0, n - 1), n_before=struct.n_passed)
+            struct.n_passed = 0
+        events, latched = self._hear(n - 1, n), self._listener.latched
+        self._arrays["latched"][:] = latched
+        struct.always = not self._listener.is_idle
+        struct.n_kept = 0 if latched.any() else self._n_kept  # a label that fired is let go by what the detector hears
         return events
 
     def _hear(self, first: int, end: int) -> list[Event]:
-        if first >= end:
-            return []
+        return self._listener.hear(*self._waiting(first, end)) if first < end else []
+
+    def _waiting(self, first: int, end: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
         codes = self._arrays["codes"][first:end].reshape(-1, self._struct.n_labels).copy()
-        return self._listener.hear(codes, self._arrays["features"][first:end].reshape(-1, self._struct.n_features))
+        return codes, self._arrays["features"][first:end].reshape(-1, self._struct.n_features)
 
     def _rewind(self) -> None:
         struct = self._struct
-        struct.n_samples = struct.next_frame = struct.fill = struct.n_waiting = struct.smoothing_at = 0
+        struct.n_samples = struct.next_frame = struct.fill = struct.smoothing_at = 0
+        struct.n_waiting, struct.n_passed, struct.n_kept = 0, 0, self._n_kept
         struct.always = self._watch is None
         if self._watch is not None:
             self._arrays["probabilities"][:] = 0.0
@@ -169,7 +175,9 @@ class _Pipeline:
         struct.low, struct.high = quant.low, quant.high
         n_values = signature.step_frames * signature.n_features
         struct.n_labels, struct.n_logits = signature.n_labels, signature.outputs_per_step * signature.n_labels
-        struct.capacity = max(1, min(_MOST_WAITING, _MOST_WAITING_VALUES // n_values))
+        memory = None if self._watch is None else self._watch.memory_steps
+        struct.capacity = max(1, min(max(_MOST_WAITING, 2 * (memory or 0)), _MOST_WAITING_VALUES // n_values))
+        self._n_kept = memory if memory and 2 * memory <= struct.capacity else 0
         self._array("features", (struct.capacity, n_values), np.float32)
         self._array("codes", (struct.capacity, struct.n_logits), np.int8)
         struct.input, struct.logits, struct.network = step.features, step.logits, step.network

@@ -51,6 +51,8 @@ class Watch:
     """Outputs averaged, those before the stream counting as 0."""
     is_probability: bool
     """Whether the codes stand for probabilities already."""
+    memory_steps: int | None
+    """Steps before the newest that are looked back on; None where each counts for ever."""
 
 
 class SmoothedProbabilities:
@@ -109,6 +111,12 @@ class SmoothedProbabilities:
         self._n_quiet = self._n_quiet + n if self._keywords.isdisjoint(leading) else 0
         self._n_behind, self._n_newest = self._n_behind + n, n
         return may_fire
+
+    def pass_over(self, codes: Codes) -> None:
+        """Take outputs as :meth:`push` does, of which it is known that no keyword reaches its threshold in any."""
+        n = len(codes)
+        np.add(codes, self._handicap[:n], self._codes.extend(n))
+        self._n_quiet, self._n_behind, self._n_newest = 0, self._n_behind + n, n
 
     def scores(self, n: int) -> Float64:
         """Smoothed probabilities ``[n, n_labels]`` of the newest outputs, up to the memory and the newest call."""

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define EDGEAUDIO_VERSION 5 /* of these structures and functions; a library of another version is not used */
+#define EDGEAUDIO_VERSION 6 /* of these structures and functions; a library of another version is not used */
 
 int32_t edgeaudio_version(void);
 
@@ -89,6 +89,7 @@ void edgeaudio_run(const edgeaudio_network *n);
 
 typedef struct {
     int64_t n_samples;     /* pushed since the reset */
+    int64_t n_passed;      /* steps before those that wait, at which nobody need look */
     int32_t skip;          /* samples still to be left out before the first frame */
     int32_t buffer_length; /* samples that the buffer holds */
     int32_t fill;          /* samples in it */
@@ -106,7 +107,8 @@ typedef struct {
     float scale;        /* of the codes that the network reads */
     float zero_point, low, high;
     double real_scale;  /* > 0: logit codes are probabilities of this scale; 0: logits */
-    int32_t real_zero_point, reserved;
+    int32_t real_zero_point;
+    int32_t n_kept;        /* newest of the waiting steps that stay when there is no more room; 0: a look makes room */
     const edgeaudio_front_end *front_end; /* 0: features come by edgeaudio_take() */
     const int16_t *pcm;  /* samples to be pushed, either these */
     const float *real;   /* or these, full scale at -1..1 */

@@ -115,6 +115,16 @@ static int is_loud(edgeaudio_stream *s, const int8_t *codes) {
     return loud;
 }
 
+/* Leaves out what waited longest, where nobody will ask for it. */
+static void pass_over(edgeaudio_stream *s) {
+    const int32_t n_passed = s->n_waiting - s->n_kept;
+    const size_t n_codes = (size_t)s->n_logits, n_features = (size_t)s->step_frames * (size_t)s->n_features;
+    memmove(s->codes, s->codes + n_passed * n_codes, s->n_kept * n_codes);
+    memmove(s->features, s->features + n_passed * n_features, s->n_kept * n_features * sizeof *s->features);
+    s->n_passed += n_passed;
+    s->n_waiting = s->n_kept;
+}
+
 int32_t edgeaudio_after(edgeaudio_stream *s) {
     int loud = s->always;
     for (int32_t i = 0; i < s->n_copies; i++) memcpy(s->copies[i].to, s->copies[i].from, (size_t)s->copies[i].n_bytes);
@@ -122,5 +132,6 @@ int32_t edgeaudio_after(edgeaudio_stream *s) {
     s->n_waiting++;
     if (s->n_smoothing)
         for (int32_t i = 0; i < s->n_logits; i += s->n_labels) loud |= is_loud(s, s->logits + i);
+    if (!loud && s->n_waiting == s->capacity && s->n_kept) pass_over(s);
     return (loud || s->n_waiting == s->capacity ? EDGEAUDIO_LOOK : 0) | (has_step(s) ? EDGEAUDIO_STEP : 0);
 }

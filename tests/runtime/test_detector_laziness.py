@@ -149,3 +149,45 @@ def test_without_background_labels_everything_is_computed_and_fires() -> None:
 def test_a_network_of_background_labels_alone_never_fires() -> None:
     rows = np.full((25, 4), 100, dtype=np.int8)
     assert new_detector(DetectorConfig(), background=LABELS).process(rows) == []
+
+
+@settings(max_examples=60)
+@given(stream=streams(), config=CONFIGS)
+def test_what_the_watch_lets_pass_need_not_be_heard(
+    stream: tuple[np.ndarray, np.ndarray, list[int]], config: DetectorConfig
+) -> None:
+    rows, activity, _ = stream
+    expected = heard(new_detector(config), rows, activity, [])
+    detector, events, waiting = new_detector(config), [], 0
+    memory = detector.watch.memory_steps
+    assert memory is not None
+    loud = loud_outputs(rows, detector)
+    for i in range(len(rows)):
+        if detector.is_idle and not detector.latched.any() and not loud[i]:
+            waiting += 1
+            continue
+        first = max(i - waiting, i - memory + 1)
+        if waiting:
+            detector.pass_over(rows[first:i], activity[first * 4 : i * 4], n_before=first - (i - waiting))
+        events += detector.process(rows[i : i + 1], activity[i * 4 : i * 4 + 4])
+        waiting = 0
+    if not waiting:  # else nothing is outstanding, and the clock of a flush does not matter
+        events += detector.flush()
+    assert events == expected
+
+
+def loud_outputs(rows: np.ndarray, detector: KeywordDetector) -> np.ndarray:
+    """Where the mean of the softmax reaches the threshold of a keyword, or nearly."""
+    powers = np.exp(SCALE * rows.astype(np.float64))
+    probabilities = np.pad(powers / powers.sum(1, keepdims=True), ((detector.watch.n_smoothing - 1, 0), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(probabilities, detector.watch.n_smoothing, axis=0)
+    return (windows.mean(-1) >= np.array(detector.watch.thresholds) - 1e-9).any(1)
+
+
+def test_a_gate_remembers_all_there_was() -> None:
+    quant = QuantParams(scale=(SCALE,), zero_point=0)
+    config = DetectorConfig(gate_db=10.0)
+    detector = KeywordDetector(
+        config, labels=LABELS, background_labels=LABELS[::2], output_quant=quant, clock=CLOCK, decibels_per_unit=1.0
+    )
+    assert detector.watch.memory_steps is None

@@ -1,4 +1,4 @@
-"""Where a word lies: the floor is a quantile, the stretches are those above the level, without what makes numpy slow."""
+"""Where a word lies: the floor is a quantile, the stretches those above the level, without what makes numpy slow."""
 
 import subprocess
 import sys

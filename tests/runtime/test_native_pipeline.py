@@ -84,6 +84,25 @@ def test_most_steps_wait_and_are_heard_together(keyword_bundle: Path, make_scene
     assert len(heard) < len(quiet) / 640 / 10
 
 
+@pytest.mark.parametrize("front_end", ["native", "numpy"])
+@pytest.mark.parametrize("n_quiet", [0, 60, 75, 76, 77, 81, 200])
+def test_what_waited_long_is_left_out_and_changes_no_event(
+    keyword_bundle: Path, make_scene: Callable[..., np.ndarray], pcm: np.ndarray, n_quiet: int, front_end: str
+) -> None:
+    bundle = open_bundle(keyword_bundle)
+    quiet = make_scene([], 8.0)[: n_quiet * 640]
+    audio = np.concatenate([pcm[: 640 * 60], quiet, pcm, quiet])
+    stream = AudioStream(bundle, front_end=front_end)
+    passed: list[int] = []
+    pass_over = stream._pipeline._listener.pass_over
+    stream._pipeline._listener.pass_over = lambda codes, features, *, n_before: (
+        passed.append(n_before) or pass_over(codes, features, n_before=n_before)
+    )
+    assert cut(stream, audio, [640] * (len(audio) // 640), []) == one_after_the_other(bundle, audio, front_end, "numpy")
+    assert any(passed) == (n_quiet == 200)
+    assert cut(stream, pcm, [], []) == one_after_the_other(bundle, pcm, front_end, "numpy")  # nothing left of it
+
+
 @pytest.mark.parametrize("bad", [np.array([0.1, np.nan], np.float32), np.zeros(3), np.zeros((2, 2), np.int16)])
 def test_what_is_refused_leaves_the_stream_as_it_was(keyword_bundle: Path, pcm: np.ndarray, bad: np.ndarray) -> None:
     stream = AudioStream(open_bundle(keyword_bundle))
