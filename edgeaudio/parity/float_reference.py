@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,14 @@ from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.errors import ParityError
 from edgeaudio_runtime.front_end import compute_features
 
+if TYPE_CHECKING:
+    from edgeaudio_models.streaming import StreamingModule
+
 Float32 = npt.NDArray[np.float32]
 FloatNetwork = Callable[[Float32], Float32]
 """Logits ``[T_out, n_labels]`` of features ``[T, n_features]`` from reset."""
+FloatSteps = Callable[[], FloatNetwork]
+"""Begins a stream: what it returns gives the logits of the next features, whole steps, and keeps the state."""
 
 FILE = "model.float.onnx"
 
@@ -43,6 +48,39 @@ class FloatReference:
         return self._run(features)
 
 
+def float_steps(bundle: Bundle, module: StreamingModule | None = None) -> FloatSteps:
+    """Streams of a bundle's float network: of the file in it; where it travels without one, of ``module``.
+
+    Raises:
+        ParityError: There is neither.
+    """
+    if any(artifact.path == FILE for artifact in bundle.manifest.artifacts):
+        return _OnnxSteps(bundle).start
+    if module is None:
+        rule = f"bundle={bundle.name!r} has no {FILE} to compare with"
+        raise ParityError(f"{rule}; give the checkpoint or the zoo entry it was made from, with --checkpoint")
+    return module_steps(module)
+
+
+def module_steps(module: StreamingModule) -> FloatSteps:
+    """Streams of a network in torch."""
+    import torch
+
+    def start() -> FloatNetwork:
+        state = module.initial_state(1)
+
+        def run(features: Float32) -> Float32:
+            nonlocal state
+            with torch.no_grad():
+                logits, state = module(torch.from_numpy(features)[None], state)
+            answer: Float32 = logits[0].numpy()
+            return answer
+
+        return run
+
+    return start
+
+
 class _OnnxSteps:
     """A float step model in ONNX Runtime."""
 
@@ -67,22 +105,41 @@ class _OnnxSteps:
 
     def run(self, features: Float32) -> Float32:
         """See :meth:`FloatReference.run`."""
-        if self._whole:
-            answer: Float32 = self._session.run(["logits"], {"features": features[None]})[0][0]
-            return answer
-        if self._window is not None:
-            return self._windows(features, self._window)
-        state = {entry.name: np.zeros(entry.shape, dtype=np.float32) for entry in self._states}
-        logits = []
-        for i in range(0, len(features), self._step_frames):
-            step = {"features": features[None, i : i + self._step_frames], **state}
-            answer, *after = self._session.run(self._outputs, step)
-            state = dict(zip(state, after, strict=True))
-            logits.append(answer[0])
-        return np.concatenate(logits)
+        return self.start()(features)
 
-    def _windows(self, features: Float32, window: int) -> Float32:
-        frames = np.concatenate((self._silence, features))
-        starts = range(0, len(features), self._step_frames)
-        cut = (frames[None, start : start + window] for start in starts)
-        return np.concatenate([self._session.run(["logits"], {"features": part})[0][0] for part in cut])
+    def start(self) -> FloatNetwork:
+        """Begin a stream, see :data:`FloatSteps`; of a network that hears whole recordings each call is one."""
+        if self._whole:
+            return self._recording
+        return self._stepped() if self._window is None else self._windowed(self._window)
+
+    def _recording(self, features: Float32) -> Float32:
+        answer: Float32 = self._session.run(["logits"], {"features": features[None]})[0][0]
+        return answer
+
+    def _stepped(self) -> FloatNetwork:
+        state = {entry.name: np.zeros(entry.shape, dtype=np.float32) for entry in self._states}
+
+        def run(features: Float32) -> Float32:
+            nonlocal state
+            logits = []
+            for i in range(0, len(features), self._step_frames):
+                step = {"features": features[None, i : i + self._step_frames], **state}
+                answer, *after = self._session.run(self._outputs, step)
+                state = dict(zip(state, after, strict=True))
+                logits.append(answer[0])
+            return np.concatenate(logits)
+
+        return run
+
+    def _windowed(self, window: int) -> FloatNetwork:
+        kept = self._silence
+
+        def run(features: Float32) -> Float32:
+            nonlocal kept
+            frames = np.concatenate((kept, features))
+            cut = (frames[None, start : start + window] for start in range(0, len(features), self._step_frames))
+            kept = frames[len(features) :]
+            return np.concatenate([self._session.run(["logits"], {"features": part})[0][0] for part in cut])
+
+        return run
