@@ -18,6 +18,16 @@ class Paragraph:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """How it ended, to be seen before anything is read."""
+
+    text: str
+    """Plain text; it is escaped, and says the verdict without the colour."""
+    passed: bool
+    """Green or red."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
     """Rows under named columns; the first cell of a row names it."""
 
@@ -66,7 +76,7 @@ class Lines:
     """Plain text, shown as it is."""
 
 
-Part = Paragraph | Table | Figure | Command | Lines
+Part = Paragraph | Verdict | Table | Figure | Command | Lines
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +121,10 @@ def _paragraph(part: Paragraph) -> str:
     return f"<p>{escape(part.text)}</p>"
 
 
+def _verdict(part: Verdict) -> str:
+    return f'<p class="verdict {"passed" if part.passed else "failed"}">{escape(part.text)}</p>'
+
+
 def _table(part: Table) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in part.columns)
     rows = "\n".join(_row(row) for row in part.rows)
@@ -140,6 +154,7 @@ def _lines(part: Lines) -> str:
 
 _RENDERERS: dict[type, Callable[..., str]] = {
     Paragraph: _paragraph,
+    Verdict: _verdict,
     Table: _table,
     Figure: _figure,
     Command: _command,
@@ -153,6 +168,10 @@ main { max-width: 62rem; margin: 0 auto; padding: 1.5rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; }
 h2 { font-size: 1.2rem; margin: 2rem 0 0.6rem; border-bottom: 1px solid #d0d0d0; padding-bottom: 0.2rem; }
 p { max-width: 46rem; }
+p.verdict { display: inline-block; margin: 0 0 0.8rem; padding: 0.3rem 0.9rem; border: 3px solid; font-size: 1.2rem;
+  font-weight: 600; }
+p.passed { color: #00664e; border-style: solid; }
+p.failed { color: #b3261e; border-style: double; }
 a { color: #0b57a4; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.87rem; font-variant-numeric: tabular-nums; }
@@ -173,7 +192,8 @@ pre.lines { background: #f4f5f7; padding: 0.5rem 0.8rem; margin: 0.6rem 0; font-
   body { font-size: 10pt; }
   main { max-width: none; padding: 0; }
   nav { display: none; }
-  figure, tr, pre { break-inside: avoid; }
+  figure, table, tr, pre { break-inside: avoid; }
+  figure svg { max-height: 235mm; }
   h2 { break-after: avoid; }
   .wide { overflow: visible; }
   thead { display: table-header-group; }

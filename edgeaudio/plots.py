@@ -15,6 +15,7 @@ from edgeaudio_runtime.errors import SpecError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH_INCHES, HEIGHT_INCHES = 7.2, 3.6
 """Size of a plot: the width of the text on A4."""
@@ -39,6 +40,8 @@ _STYLE: dict[str, Any] = {
 }
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 """Okabe and Ito: told apart with every common colour blindness."""
+_LIGHT = 5
+"""The colour that is far from the first in grey."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +91,9 @@ def line_plot(
 
     def draw(axes: Axes) -> None:
         for index, one in enumerate(series):
-            marker = _MARKERS[index % len(_MARKERS)] if one.points or not one.style else ""
-            color = f"C{index if one.color is None else one.color}"
+            kind = index if one.color is None else one.color
+            marker = _MARKERS[kind % len(_MARKERS)] if one.points or not one.style else ""
+            color = f"C{kind}"
             style: Any = {"linestyle": one.style or "none", "linewidth": 1.4, "marker": marker, "markersize": 3.5}
             axes.plot(one.x, one.y, color=color, label=one.name, **style)
         if log_x:
@@ -181,7 +185,9 @@ def bar_plot(
         thickness = 0.8 / max(1, len(groups))
         for index, (name, values) in enumerate(groups.items()):
             shift = (index - (len(groups) - 1) / 2) * thickness
-            axes.barh(positions + shift, values, height=thickness, label=name)
+            # Two groups are a dark and a light one, told apart in grey print too.
+            color = f"C{_LIGHT if len(groups) == 2 and index else index}"
+            axes.barh(positions + shift, values, height=thickness, label=name, color=color)
         axes.set_yticks(positions, labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
@@ -233,9 +239,90 @@ def interval_plot(
     return _drawn(draw, x_label=x_label, y_label="", title=title, height=0.9 + 0.2 * len(labels))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeatMap:
+    """One matrix of counts; its numbers stand in the cells, so that nothing depends on the colours."""
+
+    title: str
+    """Above it."""
+    counts: Sequence[Sequence[int]]
+    """Rows from the top, as many columns in each as there are rows."""
+    signed: bool = False
+    """Whether the numbers are differences: written with their sign."""
+
+    def __post_init__(self) -> None:
+        if not self.counts or any(len(row) != len(self.counts) for row in self.counts):
+            lengths = [len(row) for row in self.counts]
+            raise SpecError(f"heat map {self.title!r} has {len(lengths)} rows of {lengths} counts; give a square")
+
+
+def heat_map_plot(maps: Sequence[HeatMap], labels: Sequence[str], *, x_label: str, y_label: str) -> str:
+    """Square matrices of counts, two beside each other; zeros are left empty.
+
+    Args:
+        maps: Drawn in order, all of one size.
+        labels: Of rows and of columns.
+        x_label: What the columns are.
+        y_label: What the rows are.
+
+    Returns:
+        An ``<svg>`` element.
+
+    Raises:
+        SpecError: A matrix has not one row for each label.
+    """
+    for each in maps:
+        if len(each.counts) != len(labels):
+            raise SpecError(f"heat map {each.title!r} has {len(each.counts)} rows for {len(labels)} labels")
+    n_rows = -(-len(maps) // 2)
+
+    def draw(figure: Figure) -> None:
+        places: Any = figure.subplots(n_rows, 2, squeeze=False)
+        for axes, each in zip(places.flat, maps, strict=False):
+            _heat_map(axes, each, labels)
+            axes.set_xlabel(x_label)
+            axes.set_ylabel(y_label)
+        for axes in places.flat[len(maps) :]:
+            axes.set_visible(False)
+
+    return _svg(draw, height=n_rows * (1.0 + min(2.6, 0.5 * len(labels))))
+
+
+def _heat_map(axes: Axes, heat_map: HeatMap, labels: Sequence[str]) -> None:
+    counts, places = np.asarray(heat_map.counts), np.arange(len(labels))
+    size = 6.0 if len(labels) > 6 else 8.0
+    shares = np.abs(counts) / np.maximum(np.abs(counts).sum(axis=1, keepdims=True), 1)
+    # A mesh stays lines; an image would be embedded as pixels.
+    edges = np.arange(len(labels) + 1) - 0.5
+    axes.pcolormesh(edges, edges, shares, cmap="Greys", vmin=0.0, vmax=1.3, edgecolors="#d8d8d8", linewidth=0.4)
+    for row, column in np.argwhere(counts != 0):
+        text = f"{counts[row, column]:+d}" if heat_map.signed else f"{counts[row, column]}"
+        color = "white" if shares[row, column] > 0.6 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+    axes.set_xticks(places, labels, rotation=90, fontsize=size)
+    axes.set_yticks(places, labels, fontsize=size)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.set_title(heat_map.title, loc="left", fontsize=9)
+
+
 def _drawn(
     draw: Callable[[Axes], None], *, x_label: str, y_label: str, title: str, height: float = HEIGHT_INCHES
 ) -> str:
+    def one(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if title:
+            axes.set_title(title, loc="left", fontsize=10)
+
+    return _svg(one, height=height)
+
+
+def _svg(draw: Callable[[Figure], None], *, height: float) -> str:
     from matplotlib import style
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -247,12 +334,7 @@ def _drawn(
     with style.context(("default", look)):
         figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
         canvas: Any = FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        draw(axes)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        if title:
-            axes.set_title(title, loc="left", fontsize=10)
+        draw(figure)
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue())
 

@@ -137,8 +137,8 @@ def resampled(samples: Int16, *, rate: int, other: int) -> Int16:
     from edgeaudio_models.audio_files import resample_audio
     from edgeaudio_models.audio_files import to_int16 as from_real
 
-    between = from_real(resample_audio(samples.astype(np.float32) / 32768, rate, other))
-    return _fitted(from_real(resample_audio(between.astype(np.float32) / 32768, other, rate)), len(samples))
+    between = from_real(resample_audio(samples.astype(np.float32) / np.float32(32768), rate, other))
+    return _fitted(from_real(resample_audio(between.astype(np.float32) / np.float32(32768), other, rate)), len(samples))
 
 
 def poorly_resampled(samples: Int16, *, ratio: float) -> Int16:

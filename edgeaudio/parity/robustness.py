@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -18,6 +18,7 @@ from edgeaudio.parity.statistics import compare_decisions
 from edgeaudio.parity.task import LabelledClips, check_known
 from edgeaudio.parity.verdict import INFERIOR, NON_INFERIOR, NOT_ENOUGH_DATA, judge_task
 from edgeaudio.parity.word_errors import SpokenString, score_strings
+from edgeaudio.progress import Progress
 from edgeaudio.sweep.hearings import float_decisions, hear
 from edgeaudio.sweep.variants import VARIANTS
 from edgeaudio.zoo.noise import Noise, in_noise, open_noise
@@ -34,7 +35,6 @@ MOST_CLIPS = 1000
 """Clips, or strings, that are heard under every condition unless asked otherwise."""
 
 Decisions = npt.NDArray[np.intp]
-Progress = Callable[[int, int], None]
 
 
 class Subject(Protocol):
@@ -157,7 +157,8 @@ def spread_clips(clips: LabelledClips, most: int) -> LabelledClips:
 
 def conditions_of(bundle: Bundle, folder: Path) -> list[Condition]:
     """Every condition for a bundle, with white noise and with the recorded noise that lies in the corpus, if any."""
-    from edgeaudio_models.corpora.speech_commands import NOISE_FOLDER, noise_files
+    from edgeaudio_models.corpora.folders import NOISE_FOLDER
+    from edgeaudio_models.corpora.speech_commands import noise_files
 
     rate = bundle.features.sample_rate
     noises: list[Noise] = [white_noise(rate)]
@@ -187,7 +188,7 @@ def sweep_conditions(
     rows, total = [], subject.n * len(conditions)
     for number, condition in enumerate(conditions):
 
-        def heard(done: int, _: int, before: int = number * subject.n) -> None:
+        def heard(done: int, _: int | None, before: int = number * subject.n) -> None:
             if progress is not None:
                 progress(before + done, total)
 
