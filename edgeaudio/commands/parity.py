@@ -83,6 +83,8 @@ def parity(
 
     Exits 1 if a stage fails or int8 is shown to lose more than the budget.
     """
+    if html is not None:
+        import matplotlib  # noqa: F401  # Missed before the work begins, not after it.
     document = run_parity(
         bundle, folder=folder, split=split, checkpoint=checkpoint, write=write, seed=seed, hearings=hearings,
         budget=None if budget is None else budget / 100, blame=blame, cache=cache,
@@ -157,6 +159,7 @@ def run_parity(
         parts = _blame(bundle, task, trained, budget) if blame and trained is not None else None
         swept = _sweep(bundle, task, folder, trained, robustness_clips, budget) if robustness and folder else None
         document = certificate(bundle, stages, task=measured, budget=budget, blame=parts, robustness=swept)
+    document.update(_inside(bundle, task, trained))
     if write:
         write_certificate(bundle, document, render_card(bundle, document))
     return document
@@ -182,6 +185,27 @@ def _blame(bundle: Bundle, task: StringTask | ClipTask, trained: Checkpoint, bud
         )  # fmt: skip
 
 
+def _inside(bundle: Bundle, task: StringTask | ClipTask | None, trained: Checkpoint | None) -> dict[str, Any]:
+    """What a page draws of the network itself: errors by layer and scores over clips, where there are any."""
+    from edgeaudio.parity.as_is import is_as_is
+    from edgeaudio.parity.layer_errors import layer_sections_of
+
+    sections: dict[str, Any] = layer_sections_of(bundle, [] if task is None else task.probe)
+    if isinstance(task, ClipTask) and bundle.manifest.mode == "streaming":
+        from edgeaudio.parity.curves import telling_curves
+        from edgeaudio.parity.float_reference import float_steps
+        from edgeaudio.parity.ladder import one_torch_thread
+        from edgeaudio.parity.streams import Networks
+
+        module = None if trained is None else trained.module
+        steps = None if is_as_is(bundle) else float_steps(bundle, module)
+        networks = Networks(bundle=bundle, program=bundle.program("auto"), float_steps=steps)
+        with one_torch_thread():
+            sections["curves"] = telling_curves(networks, task.clips)
+        say("looked at: scores over clips")
+    return sections
+
+
 def _sweep(
     bundle: Bundle,
     task: StringTask | ClipTask,
@@ -191,6 +215,7 @@ def _sweep(
     budget: float | None,
 ) -> dict[str, Any]:
     from edgeaudio.exporting import torch_side
+    from edgeaudio.parity.ladder import one_torch_thread
     from edgeaudio.parity.robustness import (
         MOST_CLIPS,
         ClipSubject,
@@ -211,7 +236,8 @@ def _sweep(
             module=None if trained is None else trained.module,
         )  # fmt: skip
     conditions = conditions_of(bundle, folder)
-    with progress_bar(f"hearing {subject.n} recordings under {len(conditions)} conditions") as progress:
+    title = f"hearing {subject.n} recordings under {len(conditions)} conditions"
+    with progress_bar(title) as progress, one_torch_thread():
         return sweep_conditions(subject, conditions, budget=budget, progress=progress)
 
 

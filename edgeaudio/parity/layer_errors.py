@@ -15,6 +15,7 @@ from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.errors import ParityError
 from edgeaudio_runtime.front_end import compute_features
 from edgeaudio_runtime.graph import IntegerGraph
+from edgeaudio_runtime.programs import load_integer_graph
 from edgeaudio_runtime.quantization import dequantize
 
 Float32 = npt.NDArray[np.float32]
@@ -79,6 +80,18 @@ def layer_errors(graph: IntegerGraph, features: Float32) -> list[LayerError]:
         )
         for op in ops
     ]
+
+
+def layer_sections_of(bundle: Bundle, clips: Sequence[Int16]) -> dict[str, Any]:
+    """The section ``layers`` of a certificate, for a streaming bundle of static codes; else nothing."""
+    manifest = bundle.manifest
+    if manifest.mode != "streaming" or "numpy" not in manifest.engines:
+        return {}
+    if not manifest.quantization.method.startswith("static"):
+        return {}
+    graph = load_integer_graph(bundle)
+    found = layer_errors(graph, probe_features(bundle, clips, graph.step_frames))
+    return {"layers": [each.to_dict() for each in found]} if found else {}
 
 
 def probe_features(bundle: Bundle, clips: Sequence[Int16], step_frames: int) -> Float32:
