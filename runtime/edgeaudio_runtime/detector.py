@@ -184,14 +184,14 @@ class KeywordDetector:
         Args:
             codes: As there.
             activity: As there.
-            n_before: Steps that went before, for which all of this holds too and nothing is given; if any did, no label
-                may be latched and these must be ``watch.memory_steps`` less one, or more.
+            n_before: Steps that went before, for which all of this holds too and nothing is given; if any did, these
+                must be ``watch.memory_steps`` less one, or more.
 
         Raises:
             SpecError: Another shape.
         """
         activity = self._checked(codes, activity)
-        if self._gate is not None or not self._is_idle:
+        if self._gate is not None or self._held is not None:
             self.process(codes, activity)
             return
         step = self._clock.step_frames * _BLOCK_STEPS

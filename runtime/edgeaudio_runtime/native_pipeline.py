@@ -146,10 +146,9 @@ class _Pipeline:
         if n > 1:
             self._listener.pass_over(*self._waiting(0, n - 1), n_before=struct.n_passed)
             struct.n_passed = 0
-        events, latched = self._hear(n - 1, n), self._listener.latched
-        self._arrays["latched"][:] = latched
+        events = self._hear(n - 1, n)
+        self._arrays["latched"][:] = self._listener.latched
         struct.always = not self._listener.is_idle
-        struct.n_kept = 0 if latched.any() else self._n_kept  # a label that fired is let go by what the detector hears
         return events
 
     def _hear(self, first: int, end: int) -> list[Event]:
@@ -162,7 +161,7 @@ class _Pipeline:
     def _rewind(self) -> None:
         struct = self._struct
         struct.n_samples = struct.next_frame = struct.fill = struct.smoothing_at = 0
-        struct.n_waiting, struct.n_passed, struct.n_kept = 0, 0, self._n_kept
+        struct.n_waiting = struct.n_passed = 0
         struct.always = self._watch is None
         if self._watch is not None:
             self._arrays["probabilities"][:] = 0.0
@@ -177,7 +176,7 @@ class _Pipeline:
         struct.n_labels, struct.n_logits = signature.n_labels, signature.outputs_per_step * signature.n_labels
         memory = None if self._watch is None else self._watch.memory_steps
         struct.capacity = max(1, min(max(_MOST_WAITING, 2 * (memory or 0)), _MOST_WAITING_VALUES // n_values))
-        self._n_kept = memory if memory and 2 * memory <= struct.capacity else 0
+        struct.n_kept = memory if memory and 2 * memory <= struct.capacity else 0
         self._array("features", (struct.capacity, n_values), np.float32)
         self._array("codes", (struct.capacity, struct.n_logits), np.int8)
         struct.input, struct.logits, struct.network = step.features, step.logits, step.network

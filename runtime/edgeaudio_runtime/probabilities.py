@@ -40,7 +40,7 @@ def quiet_lead(quant: QuantParams, threshold: float) -> int:
 class Watch:
     """When an idle detector must hear an output: once the smoothed probability of a label reaches its threshold.
 
-    Not of a latched label, which must first have been below its release.
+    Not of a latched label; an output must be heard in which that falls below its release.
     """
 
     thresholds: tuple[float, ...]

@@ -100,8 +100,8 @@ static void probabilities(const edgeaudio_stream *s, const int8_t *codes, double
     for (int32_t i = 0; i < s->n_labels; i++) row[i] *= total;
 }
 
-/* Whether the mean over the newest outputs may reach the threshold of a label that may fire. The bounds lie a little on
-   the safe side, so that rounding in another order decides nothing. */
+/* Whether the mean over the newest outputs may reach the threshold of a label that may fire, or let go one that fired. The
+   bounds lie a little on the safe side, so that rounding in another order decides nothing. */
 static int is_loud(edgeaudio_stream *s, const int8_t *codes) {
     int loud = 0;
     probabilities(s, codes, s->probabilities + (int64_t)s->smoothing_at * s->n_labels);
@@ -109,8 +109,9 @@ static int is_loud(edgeaudio_stream *s, const int8_t *codes) {
     for (int32_t i = 0; i < s->n_labels; i++) {
         double sum = 0.0;
         for (int32_t k = 0; k < s->n_smoothing; k++) sum += s->probabilities[(int64_t)k * s->n_labels + i];
-        if (sum < s->releases[i]) s->latched[i] = 0;
-        loud |= sum >= s->bounds[i] && !s->latched[i];
+        const int lets_go = s->latched[i] && sum < s->releases[i];
+        s->latched[i] = s->latched[i] && !lets_go;
+        loud |= lets_go || (sum >= s->bounds[i] && !s->latched[i]);
     }
     return loud;
 }

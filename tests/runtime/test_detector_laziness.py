@@ -25,6 +25,8 @@ CLOCK = StreamClock(
 )  # fmt: skip
 NEVER_QUIET = 10_000
 """A keyword with so large a handicap always leads, so every probability is computed."""
+MARGIN = 1e-9
+"""On which side of a threshold a mean lies, rounding must not decide."""
 
 
 def new_detector(config: DetectorConfig, background: tuple[str, ...] = ("_silence_", "_unknown_")) -> KeywordDetector:
@@ -161,9 +163,10 @@ def test_what_the_watch_lets_pass_need_not_be_heard(
     detector, events, waiting = new_detector(config), [], 0
     memory = detector.watch.memory_steps
     assert memory is not None
-    loud = loud_outputs(rows, detector)
-    for i in range(len(rows)):
-        if detector.is_idle and not detector.latched.any() and not loud[i]:
+    thresholds, releases = np.array((detector.watch.thresholds, detector.watch.releases))
+    for i, mean in enumerate(smoothed(rows, detector)):
+        calls = np.where(detector.latched, mean <= releases + MARGIN, mean >= thresholds - MARGIN)
+        if detector.is_idle and not calls.any():
             waiting += 1
             continue
         first = max(i - waiting, i - memory + 1)
@@ -176,12 +179,11 @@ def test_what_the_watch_lets_pass_need_not_be_heard(
     assert events == expected
 
 
-def loud_outputs(rows: np.ndarray, detector: KeywordDetector) -> np.ndarray:
-    """Where the mean of the softmax reaches the threshold of a keyword, or nearly."""
-    powers = np.exp(SCALE * rows.astype(np.float64))
-    probabilities = np.pad(powers / powers.sum(1, keepdims=True), ((detector.watch.n_smoothing - 1, 0), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(probabilities, detector.watch.n_smoothing, axis=0)
-    return (windows.mean(-1) >= np.array(detector.watch.thresholds) - 1e-9).any(1)
+def smoothed(rows: np.ndarray, detector: KeywordDetector) -> np.ndarray:
+    """The mean of the newest softmax outputs by its definition."""
+    powers, n = np.exp(SCALE * rows.astype(np.float64)), detector.watch.n_smoothing
+    probabilities = np.pad(powers / powers.sum(1, keepdims=True), ((n - 1, 0), (0, 0)))
+    return np.lib.stride_tricks.sliding_window_view(probabilities, n, axis=0).mean(-1)
 
 
 def test_a_gate_remembers_all_there_was() -> None:
