@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from edgeaudio_export.foreign.onnx_only import OnnxOnlyNetwork
     from edgeaudio_export.quantization_recipe import QuantizationRecipe
     from edgeaudio_export.quantize import Backend, QuantizedNetwork
+    from edgeaudio_export.step_graph import StepGraph
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_models.recipe import CalibrationRecipe
     from edgeaudio_models.training_data import Examples
@@ -82,18 +84,19 @@ def export_bundle(
     """
     refuse_overwrite(target, force=force)
     quantized: QuantizedNetwork | OnnxOnlyNetwork
+    step: Callable[[], StepGraph] | None = None
     if quantization_recipe(checkpoint.recipe.calibration, choices).scheme.mode == "dynamic":
         quantized = quantize_for_onnxruntime(checkpoint, training, choices)
         simulation = None
     else:
         quantized = quantize_checkpoint(checkpoint, training, choices)
         _say_coverage(checkpoint, quantized, probe)
-        simulation = quantized.simulate
+        simulation, step = quantized.simulate, partial(getattr, quantized, "step")
     with staged_directory(target, force=force) as staged:
         write_quantized(staged, checkpoint, quantized)
         bundle = open_bundle(staged)
         say("climbing the parity ladder")
-        side = torch_side(checkpoint, simulation=simulation)
+        side = replace(torch_side(checkpoint, simulation=simulation), step=step, recovered=True)
         stages = run_ladder(bundle, probe[:LADDER_CLIPS], torch_side=side)
         document = certificate(bundle, stages)
         write_certificate(bundle, document, render_card(bundle, document))
@@ -120,7 +123,13 @@ def torch_side(checkpoint: Checkpoint, *, simulation: Any = None) -> TorchSide:
                 parts.append(logits[0].numpy())
         return np.concatenate(parts)
 
-    return TorchSide(offline=offline, streaming=streaming, simulation=simulation)
+    def step() -> StepGraph:
+        from edgeaudio_export.network import frozen_copy
+        from edgeaudio_export.step_graph import export_step
+
+        return export_step(frozen_copy(module))
+
+    return TorchSide(offline=offline, streaming=streaming, simulation=simulation, step=step)
 
 
 def quantize_checkpoint(

@@ -30,17 +30,25 @@ def compare_with_training(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[St
         yield compare_settings("detector settings", recipe.to_dict(), bundle.detector_config.to_dict())
 
 
-def compare_settings(name: str, trained: Mapping[Any, Any], given: Mapping[Any, Any]) -> Stage:
+def compare_settings(
+    name: str,
+    trained: Mapping[Any, Any],
+    given: Mapping[Any, Any],
+    *,
+    ends: tuple[str, str] = ("checkpoint", "bundle"),
+    rule: str = "as trained",
+) -> Stage:
     """A stage that passes if both say the same under every key; its rule names the keys that differ."""
     keys = [key for key in {**trained, **given} if key not in NOT_TRAINED]
     different = [str(key) for key in keys if trained.get(key) != given.get(key)]
     said = f"; different: {', '.join(different)}" if different else ""
     return Stage(
         name=name,
-        reference="checkpoint",
-        candidate="bundle",
+        reference=ends[0],
+        candidate=ends[1],
         compared=len(keys),
         mismatches=len(different),
-        tolerance=f"as trained{said}",
+        tolerance=f"{rule}{said}",
         passed=not different,
+        culprits=tuple(different),
     )

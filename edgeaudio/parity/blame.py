@@ -6,16 +6,18 @@ the device; what the answers lose there is that part's, with an interval over sp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio.parity.evidence import PARTS, evidence
 from edgeaudio.parity.float_view import FloatView
 from edgeaudio.parity.probe_audio import random_chunks
 from edgeaudio.parity.references import librosa_can_express, librosa_features
+from edgeaudio.parity.stages import Stage
 from edgeaudio.parity.statistics import TaskResult, compare_decisions
 from edgeaudio.parity.task import LabelledClips, check_known
 from edgeaudio.parity.verdict import ACCURACY_BUDGET, INFERIOR, judge_change
@@ -36,9 +38,8 @@ Int16 = npt.NDArray[np.int16]
 Network = Callable[[Float32], Float32]
 """Logits ``[T_out, n_labels]`` of features ``[T, n_features]``."""
 Progress = Callable[[int, int], None]
-
-PARTS = ("front end", "weights", "activations", "runtime", "streaming", "threshold")
-"""What may be to blame, in the order in which it is swapped in."""
+_UNKNOWN = -2
+"""Index of a label that the bundle does not have; -1 is no event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,8 @@ class Trained:
     """The float network, whole streams."""
     detector: DetectorConfig
     """Settings of the recipe."""
+    labels: tuple[str, ...] = ()
+    """What its outputs stand for; none takes the bundle's word for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +74,8 @@ class Part:
     """Share of clips with the same answer."""
     verdict: str
     """"non-inferior", "inferior" or "not enough data", by the budget."""
+    evidence: tuple[str, ...] = ()
+    """Stages of the ladder that failed and speak of this part, with what they name: fields, layers, states, files."""
 
     @property
     def loss(self) -> float:
@@ -79,7 +84,8 @@ class Part:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {**asdict(self), "ci95": list(self.ci95), "loss": self.loss}
+        fields = {**asdict(self), "ci95": list(self.ci95), "loss": self.loss, "evidence": list(self.evidence)}
+        return fields if self.evidence else {key: value for key, value in fields.items() if key != "evidence"}
 
 
 def find_blame(
@@ -90,6 +96,7 @@ def find_blame(
     program: Program,
     budget: float = ACCURACY_BUDGET,
     seed: int = 0,
+    stages: Sequence[Stage] = (),
     progress: Progress | None = None,
 ) -> list[Part]:
     """Swap one part at a time on the same clips.
@@ -101,6 +108,7 @@ def find_blame(
         program: What runs on the device.
         budget: Loss that is accepted, as a share of the clips.
         seed: Of the random chunks.
+        stages: Of the ladder; those that failed are evidence against the part they speak of.
         progress: Called with (clips done, clips in all).
 
     Raises:
@@ -116,12 +124,12 @@ def find_blame(
             progress(i + 1, len(clips.labels))
     truth = np.array([index[label] for label in clips.labels], dtype=np.intp)
     reported = np.where(np.isin(truth, paths.background), -1, truth)
-    found = []
+    found, failed = [], evidence([stage.to_dict() for stage in stages])
     for column, (name, swapped) in enumerate(zip(PARTS, paths.swaps(), strict=True)):
         # The last part is judged by events.
         first, wanted = (column, truth) if name != "threshold" else (column + 1, reported)
         result = compare_decisions(wanted, answers[:, first], answers[:, first + 1], clips.speakers)
-        found.append(_part(name, swapped, result, budget))
+        found.append(_part(name, swapped, result, budget, failed.get(name, ())))
     return found
 
 
@@ -130,7 +138,13 @@ def blamed(parts: list[Part]) -> list[str]:
     return [part.name for part in sorted(parts, key=lambda part: -part.loss) if part.verdict == INFERIOR]
 
 
-def _part(name: str, swapped: str, result: TaskResult, budget: float) -> Part:
+def suspects(parts: list[Part]) -> list[str]:
+    """Names of the parts that are :func:`blamed`, then of those that some stage is evidence against, in their order."""
+    costly = blamed(parts)
+    return [*costly, *(part.name for part in parts if part.evidence and part.name not in costly)]
+
+
+def _part(name: str, swapped: str, result: TaskResult, budget: float, failed: tuple[str, ...]) -> Part:
     return Part(
         name=name,
         swapped=swapped,
@@ -139,6 +153,7 @@ def _part(name: str, swapped: str, result: TaskResult, budget: float) -> Part:
         ci95=result.ci95,
         agreement=result.agreement,
         verdict=judge_change(result.ci95, budget),
+        evidence=failed,
     )
 
 
@@ -152,6 +167,10 @@ class _Paths:
         self._step, self._quant = graph.step_frames, bundle.manifest.network.output_quant
         self._by_librosa = librosa_can_express(trained.features)
         self.background = [bundle.labels.index(label) for label in bundle.background_labels]
+        given = {label: i for i, label in enumerate(bundle.labels)}
+        self._as_trained = [given.get(label, _UNKNOWN) for label in trained.labels or bundle.labels]
+        # One stream for all clips, as on a device: what it keeps of one clip is heard in the next.
+        self._stream = LogitStream(bundle.features, program)
 
     def swaps(self) -> tuple[str, ...]:
         """What each part swaps, in words."""
@@ -161,7 +180,8 @@ class _Paths:
             "float weights -> int8 weights, activations still float",
             "float activations -> int8: the integer graph",
             f"the integer graph in numpy -> {self._program.engine}",
-            "the clip in one call -> PCM in random chunks",
+            "the clip in one call -> PCM in random chunks, on a stream that heard others",
+            "outputs by the checkpoint's labels -> by the bundle's",
             "events by the recipe's settings -> by the bundle's, on the same logits",
         )
 
@@ -169,21 +189,26 @@ class _Paths:
         """Label by each path: as trained, then with each part swapped in; last two are events (-1: none)."""
         bundle, network = self._bundle, self._bundle.manifest.network
         reference = self._reference_features(samples)
-        yield int(self._trained.network(reference)[-1].argmax())
+        yield self._meant(self._trained.network(reference))
         features = compute_features(bundle.features, samples, multiple_of=self._step)
         for logits in (self._trained.network(features), self._weights(features)):
-            yield int(logits[-1].argmax())
+            yield self._meant(logits)
         codes = quantize(features, network.input_quant)
         for program in (self._integer, self._program):
-            yield int(program.session().run(codes)[-1].argmax())
-        stream = LogitStream(bundle.features, self._program)
+            yield self._meant(program.session().run(codes))
+        stream = self._stream
         said, heard = zip(*(stream.process(chunk) for chunk in random_chunks(samples, seed=self._seed)), strict=True)
         last_codes, last_features = stream.flush()
         streamed, features = np.concatenate([*said, last_codes]), np.concatenate([*heard, last_features])
+        yield self._meant(streamed)
         yield int(streamed[-1].argmax())
         loudness = activity(bundle.features, features)
         for config in (self._trained.detector, bundle.detector_config):
             yield self._event(config, streamed, loudness)
+
+    def _meant(self, logits: npt.NDArray[Any]) -> int:
+        """The bundle's index of the label that training meant by the last step's answer."""
+        return self._as_trained[int(logits[-1].argmax())]
 
     def _reference_features(self, samples: Int16) -> Float32:
         spec = self._trained.features

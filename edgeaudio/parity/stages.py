@@ -42,10 +42,32 @@ class Stage:
     """The rule behind ``passed``, in words."""
     passed: bool
     """The verdict."""
+    culprits: tuple[str, ...] = ()
+    """What it is that differs, where it has a name: fields, layers, states, files."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: fields that do not apply are left out."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        fields = {key: value for key, value in asdict(self).items() if value is not None and key != "culprits"}
+        return {**fields, "culprits": list(self.culprits)} if self.culprits else fields
+
+
+def missing_values(
+    name: str, reference: tuple[str, npt.NDArray[Any]], candidate: tuple[str, npt.NDArray[Any]]
+) -> Stage | None:
+    """A failed stage where two streams ``[n, ...]`` differ in length; None where they can be compared."""
+    wanted, given = len(reference[1]), len(candidate[1])
+    if wanted == given:
+        return None
+    return Stage(
+        name=name,
+        reference=reference[0],
+        candidate=candidate[0],
+        compared=max(reference[1].size, 1),
+        mismatches=abs(wanted - given) * max(reference[1].size // max(wanted, 1), 1),
+        tolerance=f"of one length; {given} for {wanted}",
+        passed=False,
+        culprits=("length",),
+    )
 
 
 def compare_codes(

@@ -72,10 +72,10 @@ def stages(bundle: Bundle, program: Program, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_int16_is_judged_by_what_each_engine_promises(int16_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     litert = stages(int16_bundle, int16_bundle.program("litert"), monkeypatch)
-    assert set(litert) == {"engine litert", "streaming litert", "events litert"}
+    assert set(litert) == {"engine litert", "streaming litert", "reset litert", "events litert"}
     assert {stage.tolerance for name, stage in litert.items() if "events" not in name} == {"exact"}
     ort = stages(int16_bundle, int16_bundle.program("onnxruntime"), monkeypatch)
-    assert set(ort) == {"engine onnxruntime", "streaming onnxruntime", "decisions onnxruntime"}
+    assert set(ort) == {f"{what} onnxruntime" for what in ("engine", "streaming", "reset", "decisions")}
     assert ort["engine onnxruntime"].tolerance == "none off by more than 64"
     assert ort["engine onnxruntime"].mismatches > 0
     assert ort["streaming onnxruntime"].tolerance == "exact"

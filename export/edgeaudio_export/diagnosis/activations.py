@@ -115,7 +115,7 @@ def report_tensors(
     causes = {**dict.fromkeys(CAUSES, 0.0), **shares({"clipping": features.clipping, "rounding": features.rounding})}
     return (
         features.report(local=features.total, causes=causes),
-        *(meter.watch.report(local=meter.local, causes=shares(meter.causes)) for meter in meters),
+        *(meter.watch.report(local=meter.own.ratio, causes=shares(meter.causes)) for meter in meters),
     )
 
 
@@ -174,34 +174,48 @@ class _Watch:
         return 1.0 - (self.codes[1] - self.codes[0] + 1) / (self.quant.high - self.quant.low + 1)
 
 
+class OwnError:
+    """Accumulates what one layer of the integer graph makes of true float inputs, against what the float layer does."""
+
+    def __init__(self, graph: IntegerGraph, layer: Layer, axes: Mapping[str, str]) -> None:
+        nodes = [node for node in layer.node.args if isinstance(node, Node) and node.op != "get_attr"]
+        self.sources = [
+            (node, graph.tensors[name].quant) for node, name in zip(nodes, layer.op.inputs[: len(nodes)], strict=True)
+        ]
+        """Float nodes it reads, with the quantization of the tensors in their place."""
+        self.ratio = Ratio()
+        self._layer, self._axes, self._quant = layer, axes, graph.tensors[layer.tensor].quant
+        self._kernel: Kernel = kernel(graph, layer.op)
+
+    def observe(self, real: Mapping[str, torch.Tensor], codes: Mapping[str, Array]) -> None:
+        """Float values of one step, by node; ``codes`` holds the constants of the graph."""
+        inputs = []
+        for node, quant in self.sources:
+            value = in_graph_layout(self._axes[node.name], real[node.name])
+            inputs.append(value if quant is None else quantize(value, quant))
+        constants = [codes[name] for name in self._layer.op.inputs[len(inputs) :]]
+        node = self._layer.value
+        wanted = in_graph_layout(self._axes[node.name], real[node.name])
+        self.ratio.add(wanted, real_of(self._kernel([*inputs, *constants], 1), self._quant))
+
+
 class _Meter:
     """Accumulates one layer over the steps: its tensor, and the error it adds to true inputs."""
 
     def __init__(self, step: StepGraph, graph: IntegerGraph, layer: Layer, axes: Mapping[str, str]) -> None:
         self.layer, self._axes = layer, axes
         self.watch = _Watch(layer.name, graph.tensors[layer.tensor])
-        self.local = Ratio()
+        self.own = OwnError(graph, layer, axes)
         self.causes = {"weights": Ratio(), "input": Ratio(), **{c: getattr(self.watch, c) for c in CAUSES[2:]}}
-        self._kernel: Kernel = kernel(graph, layer.op)
-        self._sources = [node for node in layer.node.args if isinstance(node, Node) and node.op != "get_attr"]
-        self._quants = [graph.tensors[name].quant for name in layer.op.inputs[: len(self._sources)]]
         self._stored = stored_constants(step, graph, layer)
 
     def observe(self, real: Mapping[str, torch.Tensor], codes: Mapping[str, Array]) -> None:
         """One step of both networks."""
         value = self._laid_out(self.layer.value, real[self.layer.value.name])
         self.watch.observe(value, codes[self.layer.tensor])
-        inputs = [
-            self._laid_out(node, real[node.name]) if quant is None
-            else quantize(self._laid_out(node, real[node.name]), quant)
-            for node, quant in zip(self._sources, self._quants, strict=True)
-        ]  # fmt: skip
-        constants = [codes[name] for name in self.layer.op.inputs[len(inputs) :]]
-        self.local.add(value, real_of(self._kernel([*inputs, *constants], 1), self.watch.quant))
+        self.own.observe(real, codes)
         coarse = {
-            node.name: through_codes(real[node.name], quant)
-            for node, quant in zip(self._sources, self._quants, strict=True)
-            if quant is not None
+            node.name: through_codes(real[node.name], quant) for node, quant in self.own.sources if quant is not None
         }
         self.causes["input"].add(value, self._recomputed({**real, **coarse}))
         if self._stored:

@@ -61,20 +61,34 @@ def float_logits(step: StepGraph, probes: Probes, changes: Mapping[str, Change] 
 
 def integer_steps(graph: IntegerGraph, probes: Probes) -> Iterator[dict[str, Array]]:
     """Every tensor at every step, ``[N, T, F, C]`` codes, by name; the streams run side by side."""
-    kernels = [(op, kernel(graph, op)) for op in graph.ops]
-    tensors, quant = graph.tensors, graph.input_tensor.quant
+    step = IntegerStep(graph)
+    tensors = graph.tensors
     states = {
         s.input: np.full((len(probes), *tensors[s.input].shape[1:]), s.initial, tensors[s.input].dtype)
         for s in graph.states
     }
     for begin in range(0, probes.shape[1], graph.step_frames):
-        part = probes[:, begin : begin + graph.step_frames].reshape(len(probes), *graph.input_tensor.shape[1:])
-        values: dict[str, Array] = {**graph.constants, **states}
-        values[graph.input] = part if quant is None else quantize(part, quant)
-        for op, compute in kernels:
-            values[op.outputs[0]] = compute([values[name] for name in op.inputs], 1)
+        values = step.run(probes[:, begin : begin + graph.step_frames], states)
         states = {s.input: values[s.output] for s in graph.states}
         yield values
+
+
+class IntegerStep:
+    """One step of an integer graph, with every tensor in sight."""
+
+    def __init__(self, graph: IntegerGraph) -> None:
+        self._graph = graph
+        self._kernels = [(op, kernel(graph, op)) for op in graph.ops]
+
+    def run(self, features: Probes, states: Mapping[str, Array]) -> dict[str, Array]:
+        """Every tensor by its name, from features ``[N, step_frames, n_features]`` and states by their input."""
+        graph, quant = self._graph, self._graph.input_tensor.quant
+        values: dict[str, Array] = {**graph.constants, **states}
+        part = features.reshape(len(features), *graph.input_tensor.shape[1:])
+        values[graph.input] = part if quant is None else quantize(part, quant)
+        for op, compute in self._kernels:
+            values[op.outputs[0]] = compute([values[name] for name in op.inputs], 1)
+        return values
 
 
 class _Recorder(Interpreter):
