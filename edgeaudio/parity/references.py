@@ -1,8 +1,9 @@
-"""Front ends of other libraries that express the same specification, in float64: the first rung of the ladder."""
+"""Front ends of other libraries that express the same specification: the first rung of the ladder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,69 @@ def librosa_can_express(spec: FeatureSpec) -> bool:
     if not isinstance(spec, MelSpec) or spec.bin_rule == "tf_op":
         return False
     return all(getattr(spec, name) == value for name, value in _LIBROSA_HAS.items())
+
+
+KALDI_STAGE = "front end, kaldi-native-fbank"
+
+_KALDI_HAS = {
+    "first_offset": 0,
+    "edge": "zeros",
+    "preemphasis_scope": "frame",
+    "window_symmetry": "symmetric",
+    "mel_scale": "htk",
+    "mel_norm": "none",
+    "triangle_domain": "mel",
+    "bin_rule": "no_nyquist",
+    "spectrum_scale": 1.0,
+    "log": "ln",
+    "log_floor": 2.0**-23,
+    "log_floor_mode": "max",
+    "utterance": "none",
+    "n_dct": 0,
+}
+"""Fields kaldi-native-fbank can express only with this value."""
+_KALDI_WINDOWS = {"hann": "hanning", "hamming": "hamming", "povey": "povey", "rectangular": "rectangular"}
+
+
+def kaldi_can_express(spec: FeatureSpec) -> bool:
+    """Whether :func:`kaldi_features` speaks of the same features: log-mels of Kaldi's frames, ``snip_edges``."""
+    if not isinstance(spec, MelSpec) or spec.n_fft != 1 << (spec.win_length - 1).bit_length():
+        return False
+    if spec.preemphasis and spec.preemphasis_first != "self":
+        return False
+    return all(getattr(spec, name) == value for name, value in _KALDI_HAS.items())
+
+
+def kaldi_features(spec: MelSpec, samples: npt.NDArray[np.int16], n_frames: int) -> npt.NDArray[np.float64] | None:
+    """Features ``[n_frames, n_mels]`` of ``samples [n]`` by kaldi-native-fbank, which computes in float32, zeros after
+    the end; None where the package is not installed.
+    """
+    try:
+        from kaldi_native_fbank import OnlineFbank
+    except ImportError:
+        return None
+    bank = OnlineFbank(_kaldi_options(spec))
+    padded = np.pad(samples / 32768.0 * spec.input_scale, (0, n_frames * spec.hop_length + spec.win_length))
+    bank.accept_waveform(spec.sample_rate, padded.astype(np.float32))
+    logged = np.array([bank.get_frame(i) for i in range(n_frames)], np.float64)
+    features: npt.NDArray[np.float64] = np.clip(logged, spec.clamp_min, spec.clamp_max)
+    return (features + spec.affine_offset) * spec.affine_scale
+
+
+def _kaldi_options(spec: MelSpec) -> Any:
+    from kaldi_native_fbank import FbankOptions
+
+    options = FbankOptions()
+    frames, mels = options.frame_opts, options.mel_opts
+    # It cuts milliseconds to whole samples: half a sample more keeps the cut from losing one.
+    frames.frame_length_ms = 1000 * (spec.win_length + 0.5) / spec.sample_rate
+    frames.frame_shift_ms = 1000 * (spec.hop_length + 0.5) / spec.sample_rate
+    frames.samp_freq, frames.dither, frames.snip_edges = spec.sample_rate, 0.0, True
+    frames.remove_dc_offset, frames.preemph_coeff = spec.dc_removal == "frame", spec.preemphasis
+    frames.window_type = _KALDI_WINDOWS[spec.window]
+    mels.num_bins, mels.low_freq, mels.high_freq = spec.n_mels, spec.f_min, spec.f_max
+    options.use_power = spec.power == 2
+    return options
 
 
 def pymicro_integers(samples: npt.NDArray[np.int16], n_frames: int) -> npt.NDArray[np.int64] | None:
