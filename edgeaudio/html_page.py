@@ -76,6 +76,9 @@ class Lines:
     """Plain text, shown as it is."""
 
 
+UNBROKEN = 16
+"""Characters of a cell that is never broken into lines."""
+
 Part = Paragraph | Verdict | Table | Figure | Command | Lines
 
 
@@ -126,17 +129,35 @@ def _verdict(part: Verdict) -> str:
 
 
 def _table(part: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in part.columns)
-    rows = "\n".join(_row(row) for row in part.rows)
+    words = [not any(_is_number(row[i]) for row in part.rows) for i in range(len(part.columns))]
+    head = "".join(map(_heading, part.columns, [False, *words[1:]]))
+    rows = "\n".join(_row(row, words) for row in part.rows)
     return (
         f'<div class="wide"><table>\n<caption>{escape(part.caption)}</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
     )
 
 
-def _row(row: tuple[str, ...]) -> str:
-    cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+def _is_number(cell: str) -> bool:
+    return cell.lstrip("+-")[:1].isdigit()
+
+
+def _heading(text: str, is_word: bool) -> str:
+    return f'<th{_classes(words=is_word)} scope="col">{escape(text)}</th>'
+
+
+def _row(row: tuple[str, ...], words: Sequence[bool]) -> str:
+    """Words stand to the left; short cells, numbers with their units above all, are not broken."""
+    cells = "".join(
+        f"<td{_classes(words=is_word, whole=len(cell) <= UNBROKEN)}>{escape(cell)}</td>"
+        for cell, is_word in zip(row[1:], words[1:], strict=True)
+    )
     return f'<tr><th scope="row">{escape(row[0])}</th>{cells}</tr>' if row else "<tr></tr>"
+
+
+def _classes(**named: bool) -> str:
+    given = " ".join(name for name, is_given in named.items() if is_given)
+    return f' class="{given}"' if given else ""
 
 
 def _figure(part: Figure) -> str:
@@ -180,6 +201,8 @@ th, td { padding: 0.2rem 0.6rem; text-align: right; vertical-align: top; border-
 th:first-child { text-align: left; overflow-wrap: break-word; }
 thead th { border-bottom: 2px solid #8a8a8a; vertical-align: bottom; }
 tbody th { font-weight: normal; }
+th.words, td.words { text-align: left; }
+td.whole { white-space: nowrap; }
 figure { margin: 1rem 0; }
 figure svg { max-width: 100%; height: auto; }
 figcaption { color: #4a4a4a; font-size: 0.87rem; max-width: 46rem; }
@@ -189,11 +212,16 @@ pre.command code::before { content: "$ "; color: #6a6a6a; }
 pre.lines { background: #f4f5f7; padding: 0.5rem 0.8rem; margin: 0.6rem 0; font-size: 0.85rem; overflow-x: auto; }
 @page { size: A4; margin: 15mm; }
 @media print {
-  body { font-size: 10pt; }
+  body { font-size: 9.5pt; }
+  table { font-size: 8pt; line-height: 1.3; margin: 0.6rem 0; }
+  th, td { padding: 0.1rem 0.4rem; }
+  h2 { margin-top: 1.2rem; }
   main { max-width: none; padding: 0; }
   nav { display: none; }
   figure, table, tr, pre { break-inside: avoid; }
-  figure svg { max-height: 235mm; }
+  figure { margin: 0.6rem 0; }
+  figure svg { max-height: 125mm; }
+  caption, figcaption { font-size: 8.5pt; }
   h2 { break-after: avoid; }
   .wide { overflow: visible; }
   thead { display: table-header-group; }

@@ -74,6 +74,7 @@ def line_plot(
     title: str = "",
     log_x: bool = False,
     log_y: bool = False,
+    height: float = HEIGHT_INCHES,
 ) -> str:
     """Lines over a common axis, with a legend where there is more than one.
 
@@ -84,6 +85,7 @@ def line_plot(
         title: Above the plot; empty for none.
         log_x: Logarithmic abscissa.
         log_y: Logarithmic ordinate.
+        height: In inches.
 
     Returns:
         An ``<svg>`` element.
@@ -94,7 +96,8 @@ def line_plot(
             kind = index if one.color is None else one.color
             marker = _MARKERS[kind % len(_MARKERS)] if one.points or not one.style else ""
             color = f"C{kind}"
-            style: Any = {"linestyle": one.style or "none", "linewidth": 1.4, "marker": marker, "markersize": 3.5}
+            size = 3.5 if one.style else 6.0
+            style: Any = {"linestyle": one.style or "none", "linewidth": 1.4, "marker": marker, "markersize": size}
             axes.plot(one.x, one.y, color=color, label=one.name, **style)
         if log_x:
             _make_log(axes, "x")
@@ -102,7 +105,7 @@ def line_plot(
             _make_log(axes, "y")
         _legend(axes, len(series))
 
-    return _drawn(draw, x_label=x_label, y_label=y_label, title=title)
+    return _drawn(draw, x_label=x_label, y_label=y_label, title=title, height=height)
 
 
 def histogram_plot(

@@ -8,6 +8,8 @@ from typing import Any
 from edgeaudio.html_page import Figure, Paragraph, Section
 from edgeaudio.plots import Series, bar_plot, line_plot
 
+CURVE_INCHES = 2.6
+"""Height of a clip's scores: three of them stand on a printed page."""
 _DASHES = {"float": "--", "int8": "-"}
 
 
@@ -27,7 +29,7 @@ def curve_sections(curves: Sequence[Mapping[str, Any]] | None) -> Iterator[Secti
 def _curve_svg(curve: Mapping[str, Any]) -> str:
     seconds = curve["seconds"]
     lines = [
-        Series(name=f"{label}, {side}", x=seconds, y=scores, style=dashes, color=number, points=number > 0)
+        Series(name=f"{side}: {label}", x=seconds, y=scores, style=dashes, color=number, points=number > 0)
         for side, dashes in _DASHES.items()
         if curve[side] is not None
         for number, (label, scores) in enumerate(curve[side].items())
@@ -35,11 +37,11 @@ def _curve_svg(curve: Mapping[str, Any]) -> str:
     ends = [seconds[0], seconds[-1]]
     lines.append(Series(name="threshold", x=ends, y=[curve["threshold"]] * 2, style=":", color=6))
     lines += [
-        Series(name=f"event, {side}", x=[e["at_s"] for e in found], y=[e["score"] for e in found], style="", color=kind)
+        Series(name=f"{side}: event", x=[e["at_s"] for e in found], y=[e["score"] for e in found], style="", color=kind)
         for side, kind in (("float", 5), ("int8", 6))
         if (found := [event for event in curve["events"] if event["side"] == side])
     ]
-    return line_plot(lines, x_label="seconds", y_label="smoothed probability")
+    return line_plot(lines, x_label="seconds", y_label="smoothed probability", height=CURVE_INCHES)
 
 
 def _curve_caption(curve: Mapping[str, Any]) -> str:
