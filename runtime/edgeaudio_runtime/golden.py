@@ -26,7 +26,7 @@ _NAMES = {name: f"golden/{name}.npy" for name in ("pcm", "features", "codes", "l
 
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '(?P<type>[<>|]\w\d*)', 'fortran_order': False, "
-    rb"'shape': \((?P<shape>[\d, ]{0,60})\), \} *\n",
+    rb"'shape': \((?P<shape>(?:\d{1,20}, ?){0,4}\d{0,20})\), \} *\n",
     re.DOTALL,
 )
 

@@ -290,6 +290,7 @@ def test_settings_of_the_other_task_are_refused(keyword_bundle: Path, ctc_bundle
         (b"{'descr': '<i2', 'fortran_order': False, 'shape': (99999999999,), }", "it must be int16 with 1 axes"),
         (b"{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", "it must be int16 with 1 axes"),
         (b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", "it must be int16 with 1 axes"),
+        (b"{'descr': '<i2', 'fortran_order': False, 'shape': (2644 40,), }", "is no .npy file"),
         (b"not a header", "is no .npy file"),
     ],
 )
