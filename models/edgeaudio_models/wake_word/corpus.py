@@ -35,8 +35,9 @@ MAX_PHRASE_SECONDS = 2.5
 """A phrase that takes longer is no wake word."""
 PROSODIES = ("{}", "{}.", "{}!", "{}?", "{},")
 """How the phrase is written: engines end statements, questions and calls in different melodies."""
-GAP_SECONDS = (0.05, 0.5)
-"""Shortest and longest pause between what is said in a row."""
+GAP_SECONDS = (0.05, 1.2)
+"""Shortest and longest pause between what is said without the phrase. As long as what stands before many phrases: else
+a word after silence would be the phrase."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

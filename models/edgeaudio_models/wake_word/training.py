@@ -15,7 +15,8 @@ from edgeaudio_models.recipe import Recipe
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import CHECKPOINT_FOLDER, Progress, train
 from edgeaudio_models.training_data import Examples, TrainingData
-from edgeaudio_models.wake_word.corpus import WakeWordCorpus, longest_seconds, row_samples, rows_of
+from edgeaudio_models.wake_word.background import joined
+from edgeaudio_models.wake_word.corpus import GAP_SECONDS, WakeWordCorpus, longest_seconds, row_samples, rows_of
 from edgeaudio_models.wake_word.mining import find_places, windows_at
 from edgeaudio_models.wake_word.negatives import other_texts
 from edgeaudio_models.wake_word.threshold import Threshold, choose_threshold
@@ -179,9 +180,10 @@ def mining_streams(recipe: Recipe, corpus: WakeWordCorpus) -> tuple[Int16, ...]:
     generator = np.random.default_rng([recipe.training.seed, 9])
     texts = other_texts(corpus.phrase, corpus.phonemizer, n_texts=settings.mining_clips, generator=generator)
     said = voices.say("mining", texts, settings.mining_clips)
-    gap = np.zeros(voices.sample_rate // 5, np.int16)
-    spoken = [part for clip in (*said.train, *corpus.speech.train) for part in (clip, gap)]
-    streams = [np.concatenate(spoken), corpus.negatives.train]
+    spoken = joined(
+        [*said.train, *corpus.speech.train], gap_seconds=GAP_SECONDS, sample_rate=voices.sample_rate, seed=0
+    )
+    streams = [spoken, corpus.negatives.train]
     return tuple(streams if corpus.noise is None else [*streams, corpus.noise])
 
 
