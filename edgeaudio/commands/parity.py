@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from edgeaudio_runtime.staging import staged_file
 
 if TYPE_CHECKING:
     from edgeaudio.parity.blame import Part
-    from edgeaudio.parity.float_reference import FloatNetwork
+    from edgeaudio.parity.stages import Stage
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_runtime.bundle import Bundle
 
@@ -40,7 +40,7 @@ Int16 = npt.NDArray[np.int16]
 @click.option(
     "--hearings",
     type=click.IntRange(1, 16),
-    help="Shifts and gains in which each string is read, for a CTC model (default: all 16; 1 is quick).",
+    help="Fixed shifts and gains in which each clip is heard (default: 1, as it is) or each string of words (16).",
 )
 @click.option(
     "--budget",
@@ -56,6 +56,8 @@ Int16 = npt.NDArray[np.int16]
     type=click.IntRange(min=1),
     help="Recordings heard under every condition, spread over labels and speakers (default: 1000).",
 )
+@click.option("--positives", type=PathType, multiple=True, help="Folder of recordings of one keyword each, for misses.")
+@click.option("--negatives", type=PathType, multiple=True, help="Folder of recordings without one, for false accepts.")
 @click.option("--junit", type=PathType, help="Write the stages as JUnit XML, for CI.")
 @click.option("--html", type=PathType, help="Write the certificate as one page.")
 @click.option("--badge", is_flag=True, help="Print one line of Markdown for a README instead of the table.")
@@ -73,6 +75,8 @@ def parity(
     blame: bool,
     robustness: bool,
     robustness_clips: int | None,
+    positives: tuple[Path, ...],
+    negatives: tuple[Path, ...],
     junit: Path | None,
     html: Path | None,
     badge: bool,
@@ -88,7 +92,7 @@ def parity(
     document = run_parity(
         bundle, folder=folder, split=split, checkpoint=checkpoint, write=write, seed=seed, hearings=hearings,
         budget=None if budget is None else budget / 100, blame=blame, cache=cache,
-        robustness=robustness, robustness_clips=robustness_clips,
+        robustness=robustness, robustness_clips=robustness_clips, positives=positives, negatives=negatives,
     )  # fmt: skip
     _write_reports(document, junit=junit, html=html)
     if as_json:
@@ -122,9 +126,18 @@ def run_parity(
     blame: bool = False,
     robustness: bool = False,
     robustness_clips: int | None = None,
+    positives: Sequence[Path] = (),
+    negatives: Sequence[Path] = (),
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Climb the ladder, measure the task where there are labelled clips, and return the certificate."""
+    """Climb the ladder, measure the task where there are labelled clips, count events in streams where there are any.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        ParityError: What is asked for does not go with the bundle or with what else is given.
+    """
     from edgeaudio.card import render_card
     from edgeaudio.exporting import torch_side
     from edgeaudio.parity.as_trained import compare_with_training
@@ -134,8 +147,8 @@ def run_parity(
     from edgeaudio_runtime.bundle import open_bundle
 
     bundle = open_bundle(path)
-    if hearings is not None and bundle.task != "ctc":
-        raise ParityError(f"hearings={hearings} are for task='ctc'; clips of task={bundle.task!r} are heard once here")
+    if (positives or negatives) and bundle.task != "keyword":
+        raise ParityError(f"task={bundle.task!r} reports no keywords in streams; leave --positives and --negatives out")
     if blame and (folder is None or checkpoint is None):
         raise ParityError("blame swaps parts of a trained network on labelled clips; give --checkpoint and --data too")
     if robustness_clips is not None and not robustness:
@@ -148,24 +161,29 @@ def run_parity(
     if folder is not None and bundle.task == "ctc":
         task = StringTask(bundle, folder, split, hearings)
     elif folder is not None:
-        task = ClipTask(bundle, folder, split, cache)
+        task = ClipTask(bundle, folder, split, cache, hearings)
     probe = [] if task is None else task.probe
     stages = [] if trained is None else [*compare_with_training(bundle, trained)]
     stages += run_ladder(bundle, probe, torch_side=side, seed=seed, progress=lambda name: say(f"compared: {name}"))
+    streams = _streams(bundle, trained, positives, negatives) if positives or negatives else None
     if task is None:
-        document = certificate(bundle, stages)
+        document = certificate(bundle, stages, streams=streams)
     else:
-        measured = task.measure(None if side is None else side.offline)
-        parts = _blame(bundle, task, trained, budget) if blame and trained is not None else None
+        measured = task.measure(trained)
+        parts = _blame(bundle, task, trained, budget, stages) if blame and trained is not None else None
         swept = _sweep(bundle, task, folder, trained, robustness_clips, budget) if robustness and folder else None
-        document = certificate(bundle, stages, task=measured, budget=budget, blame=parts, robustness=swept)
+        document = certificate(
+            bundle, stages, task=measured, budget=budget, blame=parts, robustness=swept, streams=streams
+        )
     document.update(_inside(bundle, task, trained))
     if write:
         write_certificate(bundle, document, render_card(bundle, document))
     return document
 
 
-def _blame(bundle: Bundle, task: StringTask | ClipTask, trained: Checkpoint, budget: float | None) -> list[Part]:
+def _blame(
+    bundle: Bundle, task: StringTask | ClipTask, trained: Checkpoint, budget: float | None, stages: Sequence[Stage]
+) -> list[Part]:
     from edgeaudio.exporting import torch_side
     from edgeaudio.parity.blame import Trained, find_blame
     from edgeaudio.parity.verdict import ACCURACY_BUDGET
@@ -176,12 +194,13 @@ def _blame(bundle: Bundle, task: StringTask | ClipTask, trained: Checkpoint, bud
     made_of = Trained(
         features=trained.features,
         network=torch_side(trained).offline,
+        labels=trained.labels,
         detector=DetectorConfig.from_dict({"schema_version": 1, **trained.recipe.detector}),
     )
     with progress_bar("looking for blame") as progress:
         return find_blame(
             bundle, made_of, task.clips, program=bundle.program("auto"),
-            budget=ACCURACY_BUDGET if budget is None else budget, progress=progress,
+            budget=ACCURACY_BUDGET if budget is None else budget, stages=stages, progress=progress,
         )  # fmt: skip
 
 
@@ -241,13 +260,36 @@ def _sweep(
         return sweep_conditions(subject, conditions, budget=budget, progress=progress)
 
 
+def _streams(
+    bundle: Bundle, trained: Checkpoint | None, positives: Sequence[Path], negatives: Sequence[Path]
+) -> dict[str, Any]:
+    from edgeaudio.parity.as_is import is_as_is
+    from edgeaudio.parity.float_reference import float_steps
+    from edgeaudio.parity.ladder import one_torch_thread
+    from edgeaudio.parity.stream_section import hear_folders, streams_section
+    from edgeaudio.parity.streams import Networks
+
+    steps = None if is_as_is(bundle) else float_steps(bundle, None if trained is None else trained.module)
+    networks = Networks(bundle=bundle, program=bundle.program("auto"), float_steps=steps)
+    with progress_bar("listening to streams") as progress, one_torch_thread():
+        return streams_section(hear_folders(networks, positives, negatives, progress=progress))
+
+
 class ClipTask:
     """Accuracy on single clips."""
 
-    def __init__(self, bundle: Bundle, folder: Path, split: str | None, cache: Path | None) -> None:
+    def __init__(
+        self, bundle: Bundle, folder: Path, split: str | None, cache: Path | None, hearings: int | None
+    ) -> None:
+        from edgeaudio.parity.as_is import is_as_is
         from edgeaudio.parity.corpus import load_labelled_clips
+        from edgeaudio.sweep.variants import first_variants
         from edgeaudio_models.corpora import default_cache_folder
 
+        if hearings is not None and is_as_is(bundle):
+            rule = "a model that came as it is has no float network to compare with"
+            raise ParityError(f"hearings={hearings} narrow a comparison, and {rule}; leave --hearings out")
+        self._hearings = first_variants(hearings or 1)
         self._bundle, self._data = bundle, folder.resolve().name
         with progress_bar("loading clips") as progress:
             self.clips, self._split = load_labelled_clips(
@@ -255,7 +297,7 @@ class ClipTask:
             )
         self.probe = list(self.clips.waveforms[:: max(1, len(self.clips.labels) // PROBE_CLIPS)])
 
-    def measure(self, float_network: FloatNetwork | None) -> dict[str, Any]:
+    def measure(self, trained: Checkpoint | None) -> dict[str, Any]:
         """The comparison (of a model that came as it is, its accuracy alone), as a certificate has it."""
         from edgeaudio.parity.as_is import is_as_is, score_alone
         from edgeaudio.parity.task import score_clips, task_details
@@ -270,8 +312,9 @@ class ClipTask:
                 return {**result.to_dict(), **details}
         with progress_bar("scoring clips") as progress:
             scores = score_clips(
-                bundle, bundle.program("auto"), self.clips, float_network=float_network, progress=progress
-            )
+                bundle, bundle.program("auto"), self.clips, hearings=self._hearings,
+                module=None if trained is None else trained.module, progress=progress,
+            )  # fmt: skip
         details = task_details(bundle.labels, scores, data=self._data, split=self._split)
         return {**scores.result().to_dict(), **details}
 
@@ -291,14 +334,15 @@ class StringTask:
         self.strings = join_words(words, sample_rate=bundle.features.sample_rate)
         self.probe: list[Int16] = [string.samples for string in self.strings[:PROBE_STRINGS]]
 
-    def measure(self, float_network: FloatNetwork | None) -> dict[str, Any]:
+    def measure(self, trained: Checkpoint | None) -> dict[str, Any]:
         """The comparison, as a certificate has it."""
+        from edgeaudio.exporting import torch_side
         from edgeaudio.parity.word_errors import score_strings
 
         bundle = self._bundle
         with progress_bar("reading strings") as progress:
             result = score_strings(
-                bundle, bundle.program("auto"), self.strings, hearings=self._hearings, float_network=float_network,
-                progress=progress,
+                bundle, bundle.program("auto"), self.strings, hearings=self._hearings,
+                float_network=None if trained is None else torch_side(trained).offline, progress=progress,
             )  # fmt: skip
         return {**result.to_dict(), "data": self._data, "split": self._split}

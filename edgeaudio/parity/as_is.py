@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgeaudio.parity.stages import Stage, compare_codes, compare_sqnr
 from edgeaudio.parity.statistics import percentile_interval, resample_by_speaker
-from edgeaudio.parity.task import LabelledClips, check_known, decide_clips
+from edgeaudio.parity.task import LabelledClips, check_known, confusion, decide_clips
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.front_end import compute_features
@@ -156,6 +156,8 @@ def score_alone(
         for label, i in index.items()
         if (truth == i).any()
     }
+    answers = confusion(truth, decisions, len(bundle.labels))
+    details["confusion"] = {"labels": list(bundle.labels), "float": None, "int8": answers}
     return _lone(right, clips.speakers, np.ones(len(right), dtype=bool)), details
 
 

@@ -10,7 +10,9 @@ from importlib import metadata
 from typing import Any
 
 from edgeaudio.parity.blame import Part
+from edgeaudio.parity.left_out import left_out
 from edgeaudio.parity.stages import Stage
+from edgeaudio.parity.stream_section import worst_verdict
 from edgeaudio.parity.verdict import INFERIOR, judge_task
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.staging import OutputError, staged_file
@@ -26,6 +28,8 @@ _PACKAGES = (
     "onnxruntime",
     "ai-edge-litert",
     "librosa",
+    "kaldi-native-fbank",
+    "tflite-micro",
 )
 
 
@@ -37,6 +41,7 @@ def certificate(
     budget: float | None = None,
     blame: Sequence[Part] | None = None,
     robustness: Mapping[str, Any] | None = None,
+    streams: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The JSON form of a proof.
 
@@ -47,24 +52,29 @@ def certificate(
         budget: Loss that the task accepts, as a share; None takes that of its metric.
         blame: What each part of the pipeline costs, where it was looked for.
         robustness: From :func:`edgeaudio.parity.robustness.sweep_conditions`, where it was swept.
+        streams: From :func:`edgeaudio.parity.stream_section.streams_section`, where recordings were given.
 
     It has passed if every rung has and int8 is not shown to lose more than the budget; too little data to show either
-    is said by the task's verdict and fails nothing.
+    is said by the verdict and fails nothing.
 
     Rungs that need the training side and were proven when the same files were exported are kept from the bundle's
-    certificate, as long as its digests still hold.
+    certificate, as long as its digests still hold. Rungs that this installation lacks a package for are ``left_out``.
     """
     judged = {} if task is None else judge_task(task, budget) or {}
     rows = [*_kept(bundle, {stage.name for stage in stages}), *(stage.to_dict() for stage in stages)]
+    missing = left_out(bundle, [row["name"] for row in rows])
     return {
         "schema_version": CERTIFICATE_SCHEMA_VERSION,
         "bundle": bundle.name,
         "passed": all(row["passed"] for row in rows)
-        and all(section.get("verdict") != INFERIOR for section in (judged, robustness or {})),
+        and all(section.get("verdict") != INFERIOR for section in (judged, robustness or {}))
+        and worst_verdict(streams) != INFERIOR,
         "stages": rows,
+        **({"left_out": missing} if missing else {}),
         "task": None if task is None else {**task, **judged},
         **({} if blame is None else {"blame": [part.to_dict() for part in blame]}),
         **({} if robustness is None else {"robustness": dict(robustness)}),
+        **({} if streams is None else {"streams": dict(streams)}),
         "covers": covered_digests(bundle),
         "environment": environment(),
     }

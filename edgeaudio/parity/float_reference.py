@@ -33,7 +33,7 @@ class FloatReference:
         Raises:
             ParityError: There is neither.
         """
-        self.name = "float ONNX" if any(artifact.path == FILE for artifact in bundle.manifest.artifacts) else "torch"
+        self.name = "float ONNX" if has_float_file(bundle) else "torch"
         """What answers."""
         if self.name == "float ONNX":
             self._run: FloatNetwork = _OnnxSteps(bundle).run
@@ -48,13 +48,18 @@ class FloatReference:
         return self._run(features)
 
 
+def has_float_file(bundle: Bundle) -> bool:
+    """Whether the float network travels in the bundle."""
+    return any(artifact.path == FILE for artifact in bundle.manifest.artifacts)
+
+
 def float_steps(bundle: Bundle, module: StreamingModule | None = None) -> FloatSteps:
     """Streams of a bundle's float network: of the file in it; where it travels without one, of ``module``.
 
     Raises:
         ParityError: There is neither.
     """
-    if any(artifact.path == FILE for artifact in bundle.manifest.artifacts):
+    if has_float_file(bundle):
         return _OnnxSteps(bundle).start
     if module is None:
         rule = f"bundle={bundle.name!r} has no {FILE} to compare with"
@@ -65,6 +70,8 @@ def float_steps(bundle: Bundle, module: StreamingModule | None = None) -> FloatS
 def module_steps(module: StreamingModule) -> FloatSteps:
     """Streams of a network in torch."""
     import torch
+
+    module.eval()
 
     def start() -> FloatNetwork:
         state = module.initial_state(1)

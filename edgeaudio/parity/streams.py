@@ -33,7 +33,7 @@ FLOAT_LOGITS = QuantParams(scale=(2.0**-9,), dtype="int16")
 PIECE_S = 10.0
 """Audio that is heard at a time: what lies between front end and detector stays within a few megabytes."""
 TAIL_S = 0.5
-"""Digital silence heard after a recording of a keyword: where it is cut short, a device would go on to hear the room."""
+"""Digital silence heard after a recording of a keyword: a device hears on where a recording is cut short."""
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
 """Of a DET curve, and those that a detector is tuned to."""
 

@@ -72,10 +72,6 @@ def keyword_figures(
             **once.result().to_dict(),
             **task_details(labels, once, data=data, split=split),
             "macro": {"float": _macro(truth, once.reference), "int8": _macro(truth, once.candidate)},
-            "confusion": {
-                "float": confusion(truth, once.reference, len(labels)),
-                "int8": confusion(truth, once.candidate, len(labels)),
-            },
         },
         "hearings": {
             **often.result().to_dict(),
@@ -109,14 +105,6 @@ def _noisy(networks: KeywordNetworks, clips: LabelledClips, noise: Noise, snr_db
         "float": float((in_float == truth).mean()),
         "int8": float((in_int8 == truth).mean()),
     }
-
-
-def confusion(truth: Decisions, decided: Decisions, n_labels: int) -> list[list[int]]:
-    """Counts ``[n_labels, n_labels]``: row the right label, column the answer."""
-    counts = np.zeros((n_labels, n_labels), dtype=np.int64)
-    np.add.at(counts, (truth, decided), 1)
-    rows: list[list[int]] = counts.tolist()
-    return rows
 
 
 def _macro(truth: Decisions, decided: Decisions) -> float:

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from edgeaudio.licences import commercial_use, spdx
-from edgeaudio.parity.task import LabelledClips
+from edgeaudio.parity.task import LabelledClips, confusion
 from edgeaudio.parity.word_errors import SpokenString
 from edgeaudio.zoo.card import render_entry_card
 from edgeaudio.zoo.card_figures import string_lines
-from edgeaudio.zoo.keyword_figures import confusion
 from edgeaudio.zoo.noise import Noise, in_noise, open_noise, without_label
 from edgeaudio.zoo.reproduce import shown
 from edgeaudio.zoo.speed import processor_model
