@@ -1,0 +1,70 @@
+"""Faults planted into a good bundle: each is caught by the stage it belongs to, and what differs is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgeaudio.parity.evidence import evidence, first_failure
+from edgeaudio_models.checkpoint import load_checkpoint
+from edgeaudio_models.zoo_entries import BUNDLE, entry_folder
+from edgeaudio_runtime.errors import EdgeAudioError
+from edgeaudio_runtime.front_end import front_end_in_use
+from edgeaudio_runtime.presets import preset
+from tests.parity.faults.examination import Original, first_failed, original, shorten, stages
+from tests.parity.faults.planting import LOADING, Fault
+from tests.parity.faults.registry import FAULTS, NAME
+
+NATIVE = front_end_in_use(preset("log_mel")) == "native"
+IN_C = {"native front end", "engine native", "streaming native"}
+"""Stages that are only there where the C core was built."""
+
+
+@pytest.fixture(scope="module")
+def made_from() -> Original:
+    pytest.importorskip("torchao", reason="the float network runs in torch: pip install 'edgeaudio[torch]'")
+    return original(load_checkpoint(NAME))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(entry_folder(NAME) / BUNDLE, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_planted_fault_is_caught_first_by_its_stage_and_named(
+    fault: Fault, made_from: Original, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault.caught in IN_C and not NATIVE:
+        pytest.skip("the C core was not built here")
+    shorten(monkeypatch)
+    fault.plant(own, monkeypatch)
+    if fault.caught == LOADING:
+        with pytest.raises(EdgeAudioError) as caught:
+            list(stages(own, made_from))
+        assert fault.names in str(caught.value)
+        assert "\n" not in str(caught.value)
+        return
+    failed = first_failed(own, made_from)
+    assert failed is not None
+    assert failed.name == fault.caught, failed
+    assert fault.names in ", ".join(failed.culprits)
+    found = first_failure([failed.to_dict()])
+    assert found is not None
+    assert found[1] == fault.part
+    assert list(evidence([failed.to_dict()])) == [fault.part]
+
+
+def test_the_faults_are_many_and_different() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 25
+    assert len({fault.caught for fault in FAULTS}) >= 12
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_good_bundle_has_none_of_them(seed: int, made_from: Original, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    found = list(stages(entry_folder(NAME) / BUNDLE, made_from, seed=seed))
+    assert [stage.name for stage in found if not stage.passed] == []
+    assert {fault.caught for fault in FAULTS} - {stage.name for stage in found} <= {LOADING, *IN_C}
