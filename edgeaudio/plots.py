@@ -288,12 +288,12 @@ def heat_map_plot(maps: Sequence[HeatMap], labels: Sequence[str], *, x_label: st
         for axes in places.flat[len(maps) :]:
             axes.set_visible(False)
 
-    return _svg(draw, height=n_rows * (1.0 + min(2.6, 0.5 * len(labels))))
+    return _svg(draw, height=n_rows * (0.9 + min(2.4, 0.5 * len(labels))))
 
 
 def _heat_map(axes: Axes, heat_map: HeatMap, labels: Sequence[str]) -> None:
     counts, places = np.asarray(heat_map.counts), np.arange(len(labels))
-    size = 6.0 if len(labels) > 6 else 8.0
+    size = 7.0 if len(labels) > 6 else 8.0
     shares = np.abs(counts) / np.maximum(np.abs(counts).sum(axis=1, keepdims=True), 1)
     # A mesh stays lines; an image would be embedded as pixels.
     edges = np.arange(len(labels) + 1) - 0.5

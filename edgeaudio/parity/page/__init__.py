@@ -39,13 +39,15 @@ def certificate_page(document: Mapping[str, Any], *, command: str) -> str:
 
 
 def _verdict(document: Mapping[str, Any]) -> Iterator[Paragraph | Verdict]:
-    failed = [row["name"] for row in document["stages"] if not row["passed"]]
+    failed = [_named(row) for row in document["stages"] if not row["passed"]]
     n_stages, task = len(document["stages"]), document.get("task")
     yield Verdict(text="Passed." if document["passed"] else "Did not pass.", passed=document["passed"])
     if failed:
         yield Paragraph(text=f"{len(failed)} of {n_stages} stages failed: {', '.join(failed)}.")
     else:
         yield Paragraph(text=f"All {n_stages} stages passed, each by its own rule.")
+    if document.get("left_out"):
+        yield Paragraph(text=f"Not compared here: {'; '.join(document['left_out'])}.")
     if not task:
         yield Paragraph(text="Nothing was measured on labelled recordings, so nothing is said about accuracy.")
     elif "verdict" in task:
@@ -56,6 +58,11 @@ def _verdict(document: Mapping[str, Any]) -> Iterator[Paragraph | Verdict]:
     if swept:
         about = f"{swept['n_conditions']} conditions, {swept['n']} recordings under each"
         yield Paragraph(text=f"Robustness, {about}: {swept['verdict']}; worst: {swept['worst']}.")
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    culprits = row.get("culprits")
+    return f"{row['name']} ({', '.join(culprits)})" if culprits else str(row["name"])
 
 
 def _covers(document: Mapping[str, Any]) -> Iterator[Table]:

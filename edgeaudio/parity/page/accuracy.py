@@ -54,7 +54,7 @@ def blame_sections(parts: Sequence[Mapping[str, Any]] | None) -> Iterator[Sectio
         (
             part["name"], part["swapped"], f"{part['before']:.2%}", f"{part['after']:.2%}",
             f"{100 * part['loss']:+.2f}", f"{0.0 - 100 * part['ci95'][1]:+.2f} to {0.0 - 100 * part['ci95'][0]:+.2f}",
-            part["verdict"],
+            "; ".join([part["verdict"], *part.get("evidence", [])]),
         )
         for part in parts
     )  # fmt: skip

@@ -16,6 +16,7 @@ def stream_sections(streams: Mapping[str, Any] | None) -> Iterator[Section]:
     if not streams:
         return
     parts: list[Paragraph | Table | Figure] = [_outcomes(streams)]
+    parts += [Paragraph(text=line) for line in _differences(streams["difference"])]
     if any(streams["latency_s"].values()):
         parts.append(_latency(streams["latency_s"]))
     if streams["hours_needed"]:
@@ -47,6 +48,22 @@ def _outcomes(streams: Mapping[str, Any]) -> Table:
         "a keyword, events counted as the runtime reports them. Intervals are exact: Clopper and Pearson, Poisson."
     )
     return Table(columns=columns, rows=rows, caption=caption)
+
+
+def _differences(difference: Mapping[str, Any] | None) -> Iterator[str]:
+    """What int8 adds, each with its verdict."""
+    missed, accepted = ((difference or {}).get(name) for name in ("misses", "false_accepts"))
+    if missed:
+        low, high = (100 * end for end in missed["ci95"])
+        yield (
+            f"Miss rate, int8 - float: {100 * missed['delta']:+.2f} points (95 %: {low:+.2f} to {high:+.2f}), "
+            f"budget {100 * missed['budget']:g} points: {missed['verdict']}."
+        )
+    if accepted:
+        low, high = accepted["ratio_ci95"]
+        ends = f"{0.0 if low is None else low:.2f} to {'any number' if high is None else f'{high:.2f}'}"
+        rise = f"a rise of {accepted['budget']:.0%} is accepted"
+        yield f"False accepts, int8 over float: 95 % of the ratio {ends}, {rise}: {accepted['verdict']}."
 
 
 def _latency(latency: Mapping[str, Any]) -> Table:
