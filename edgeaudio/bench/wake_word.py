@@ -3,7 +3,8 @@
 Run: ``python -m edgeaudio.bench.wake_word BUNDLE --positives DIR --negatives DIR [--negatives DIR ...]``. Every
 recording with the phrase is heard from a reset to its end; it is missed where no event of the label comes. The
 recordings of a folder without the phrase are heard one after the other as one stream; every event is a false accept.
-Folders called ``_silence_`` or ``_background_noise_`` hold no speech and are passed over.
+Folders called ``_silence_`` or ``_background_noise_`` hold no speech and are passed over, and so are those named for a
+background label among positives and for a keyword among negatives.
 """
 
 from __future__ import annotations
@@ -12,28 +13,21 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from edgeaudio.parity.recordings import QUIET_FOLDERS
+from edgeaudio.parity.stream_section import StreamResults, hear_folders
 from edgeaudio.parity.stream_statistics import claimable_rate, hours_needed, rate_interval, share_interval
-from edgeaudio.progress import progress_bar, say
+from edgeaudio.parity.streams import INT8, Networks
+from edgeaudio.progress import progress_bar
 from edgeaudio_runtime.bundle import Bundle, open_bundle
-from edgeaudio_runtime.detector import KeywordDetector
-from edgeaudio_runtime.engines.base import Program
-from edgeaudio_runtime.errors import EdgeAudioError, ParityError
-from edgeaudio_runtime.quantization import QuantParams
-from edgeaudio_runtime.stream import LogitStream
+from edgeaudio_runtime.errors import EdgeAudioError
 
 THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
-SKIPPED_FOLDERS = ("_silence_", "_background_noise_")
 CLAIMED_RATES = (10.0, 1.0, 0.1)
 """Rates an hour for which the hours needed are told."""
-
-Codes = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,112 +56,25 @@ class Row:
     """False accepts an hour that these hours allow one to claim to stay below, at 95 %."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recordings:
-    """Logit codes of everything that was heard."""
-
-    positives: tuple[Codes, ...]
-    """One array ``[k, n_labels]`` a recording of the phrase."""
-    negatives: dict[str, Codes]
-    """One stream a folder."""
-    hours: dict[str, float]
-    """Its length."""
+def rows(results: StreamResults, side: str = INT8) -> list[Row]:
+    """Misses and false accepts of one side at each threshold."""
+    return [_row(results, side, i + 1, threshold) for i, threshold in enumerate(results.thresholds)]
 
 
-def listen(
-    bundle: Bundle, positives: Path, negatives: Sequence[Path], *, program: Program, skipped: Sequence[str] = ()
-) -> Recordings:
-    """Run the network over all recordings.
-
-    Args:
-        bundle: A keyword bundle.
-        positives: Folder of recordings of the phrase.
-        negatives: Folders without it.
-        program: The bundle's, of any engine.
-        skipped: Names of folders that are passed over.
-
-    Raises:
-        ParityError: A folder holds no recording.
-    """
-    rate, streams, hours = bundle.features.sample_rate, {}, {}
-    with progress_bar("listening to the phrase") as bar:
-        said = [_codes(bundle, [clip], program) for clip in recordings(positives, rate, skipped, bar)]
-    for folder in negatives:
-        clips = list(recordings(folder, rate, skipped))
-        say(f"listening to {len(clips)} recordings of {folder}")
-        hours[str(folder)] = sum(map(len, clips)) / rate / 3600
-        streams[str(folder)] = _codes(bundle, clips, program)
-    return Recordings(positives=tuple(said), negatives=streams, hours=hours)
-
-
-def recordings(folder: Path, rate: int, skipped: Sequence[str], bar: Any = None) -> Iterator[npt.NDArray[np.int16]]:
-    """Every recording below ``folder`` at ``rate`` Hz but those in folders of a ``skipped`` name; ``bar`` is told."""
-    from edgeaudio_models.audio_files import is_audio, read_audio
-
-    files = [path for path in sorted(folder.rglob("*")) if is_audio(path) and not set(skipped) & set(path.parts)]
-    if not files:
-        raise ParityError(f"{folder}: no recordings; give a folder that holds some")
-    for i, path in enumerate(files):
-        yield read_audio(path, sample_rate=rate, channel=0)[0]
-        if bar is not None:
-            bar(i + 1, len(files))
-
-
-def _codes(bundle: Bundle, clips: Sequence[npt.NDArray[np.int16]], program: Program) -> Codes:
-    stream = LogitStream(bundle.features, program)
-    parts = [stream.process(clip)[0] for clip in clips]
-    return np.concatenate([*parts, stream.flush()[0]])
-
-
-def count_events(bundle: Bundle, codes: Codes, *, threshold: float, quant: QuantParams | None = None) -> int:
-    """Events of any reported label in the logit codes of one stream; ``quant`` of the codes if not the bundle's."""
-    config = replace(
-        bundle.detector_config,
+def _row(results: StreamResults, side: str, index: int, threshold: float) -> Row:
+    outcome = results.outcome(side, index)
+    return Row(
         threshold=threshold,
-        thresholds={},
-        release=min(bundle.detector_config.release, threshold),
-        releases={},
-        gate_db=None,  # codes alone do not say how loud it was
+        misses=outcome.misses,
+        positives=outcome.positives,
+        miss_rate=outcome.miss_rate,
+        miss_interval=share_interval(outcome.misses, outcome.positives),
+        false_accepts=outcome.false_accepts,
+        false_accepts_by_folder={str(folder): each.events[side][index] for folder, each in results.negatives.items()},
+        false_accepts_an_hour=outcome.rate,
+        false_accept_interval=rate_interval(outcome.false_accepts, outcome.hours),
+        claimable_rate=claimable_rate(outcome.hours, count=outcome.false_accepts),
     )
-    detector = KeywordDetector(
-        config,
-        labels=bundle.labels,
-        background_labels=bundle.background_labels,
-        output_quant=quant or bundle.manifest.network.output_quant,
-        clock=bundle.clock,
-    )
-    return len(detector.process(codes)) + len(detector.flush())
-
-
-def rows(
-    bundle: Bundle, heard: Recordings, thresholds: Sequence[float] = THRESHOLDS, *, quant: QuantParams | None = None
-) -> list[Row]:
-    """Misses and false accepts at each threshold; ``quant`` of the logit codes where it is not the bundle's."""
-    hours, total = sum(heard.hours.values()), len(heard.positives)
-    found = []
-    for threshold in thresholds:
-        counts = [count_events(bundle, codes, threshold=threshold, quant=quant) for codes in heard.positives]
-        hits = sum(count > 0 for count in counts)
-        by_folder = {
-            folder: count_events(bundle, codes, threshold=threshold, quant=quant)
-            for folder, codes in heard.negatives.items()
-        }
-        false = sum(by_folder.values())
-        found.append(
-            Row(
-                threshold=threshold,
-                misses=total - hits,
-                positives=total,
-                miss_rate=(total - hits) / total,
-                miss_interval=share_interval(total - hits, total),
-                false_accepts=false,
-                false_accepts_by_folder=by_folder,
-                false_accepts_an_hour=false / hours,
-                false_accept_interval=rate_interval(false, hours),
-                claimable_rate=claimable_rate(hours, count=false),
-            )
-        )
-    return found
 
 
 def first_without_false_accept(found: Sequence[Row]) -> Row | None:
@@ -180,16 +87,16 @@ def first_without_false_accept(found: Sequence[Row]) -> Row | None:
     return best
 
 
-def document(bundle: Bundle, heard: Recordings, found: Sequence[Row]) -> dict[str, Any]:
+def document(bundle: Bundle, results: StreamResults, found: Sequence[Row]) -> dict[str, Any]:
     """JSON form of everything."""
-    clear = first_without_false_accept(found)
+    clear, hours = first_without_false_accept(found), {str(each): results.hours(each) for each in results.negatives}
     return {
         "bundle": bundle.name,
         "threshold_of_bundle": bundle.detector_config.threshold,
-        "hours": heard.hours,
+        "hours": hours,
         "rows": [asdict(row) for row in found],
         "first_without_false_accept": None if clear is None else asdict(clear),
-        "claimable_without_false_accept": claimable_rate(sum(heard.hours.values())),
+        "claimable_without_false_accept": claimable_rate(sum(hours.values())),
         "hours_needed": {f"{rate:g}": hours_needed(rate) for rate in CLAIMED_RATES},
     }
 
@@ -235,11 +142,17 @@ def evaluate(
         ParityError: The bundle is no keyword bundle, or a folder is empty.
     """
     bundle = open_bundle(path)
-    if bundle.task != "keyword":
-        raise ParityError(f"task={bundle.task!r} has no threshold; give a keyword bundle")
-    heard = listen(bundle, positives, negatives, program=bundle.program(engine), skipped=skipped)
-    thresholds = sorted({*THRESHOLDS, bundle.detector_config.threshold})
-    return document(bundle, heard, rows(bundle, heard, thresholds))
+    networks = Networks(bundle=bundle, program=bundle.program(engine))
+    with progress_bar("listening") as bar:
+        results = hear_folders(
+            networks, [positives], negatives, thresholds=thresholds_of(bundle), skipped=skipped, progress=bar
+        )
+    return document(bundle, results, rows(results))
+
+
+def thresholds_of(bundle: Bundle) -> list[float]:
+    """:data:`THRESHOLDS` and the bundle's own."""
+    return sorted({*THRESHOLDS, bundle.detector_config.threshold})
 
 
 def main() -> None:
@@ -248,7 +161,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--positives", type=Path, required=True, help="folder of recordings of the phrase")
     parser.add_argument("--negatives", type=Path, action="append", required=True, help="folder without it; repeatable")
-    parser.add_argument("--skip", action="append", default=list(SKIPPED_FOLDERS), help="folder name to pass over")
+    parser.add_argument("--skip", action="append", default=list(QUIET_FOLDERS), help="folder name to pass over")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgeaudio.parity.statistics import TaskResult
+from edgeaudio.parity.stream_report import accepted, missed, stream_badge
+from edgeaudio.parity.stream_section import FALSE_ACCEPT_BUDGET, MISS_BUDGET, judge_ratio
+from edgeaudio.parity.stream_statistics import rate_ratio_interval
 from edgeaudio.parity.verdict import ACCURACY_BUDGET, INFERIOR, WORD_ERROR_BUDGET, judge_change
 from edgeaudio_runtime.errors import ParityError
 
@@ -38,7 +41,8 @@ def compare_certificates(
 
     A stage that passed and no longer does, or is no longer there, is worse. The figure of the task is compared where
     both were measured on the same data and split: worse by more than ``budget`` is worse. Nothing pairs the two here,
-    so an interval cannot be had; :func:`paired_change` has one.
+    so an interval cannot be had; :func:`paired_change` has one. Of streams, the miss rate is compared the same way, by
+    the budget of misses; false accepts are worse where the interval of the ratio of both rates shows it.
 
     Args:
         first: What was.
@@ -46,6 +50,7 @@ def compare_certificates(
         budget: Loss of the task that is accepted, as a share; None takes that of the metric.
     """
     rows = [*_stages(first, second), *_task(first.get("task"), second.get("task"), budget)]
+    rows += _streams(first.get("streams"), second.get("streams"))
     return [*rows, *_versions(first["environment"], second["environment"])]
 
 
@@ -79,6 +84,37 @@ def _about(task: Mapping[str, Any] | None) -> str:
     if not task:
         return "not measured"
     return f"{task['metric'].replace('_', ' ')} {task['int8']:.2%} on {task['n']} of {task['data']} ({task['split']})"
+
+
+def _streams(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> Iterator[Change]:
+    if not first and not second:
+        return
+    if not first or not second or _recordings(first) != _recordings(second):
+        yield Change(what="streams", before=_said(first), after=_said(second), verdict=CHANGED)
+        return
+    before, after = first["int8"], second["int8"]
+    if before["positives"]:
+        rise = after["miss_rate"] - before["miss_rate"]
+        verdict = SAME if rise == 0 else WORSE if rise > MISS_BUDGET else BETTER if rise < 0 else CHANGED
+        yield Change(what="int8 misses", before=missed(before), after=missed(after), verdict=verdict)
+    if before["hours"]:
+        counts = before["false_accepts"], after["false_accepts"]
+        ratio = rate_ratio_interval(*counts, before["hours"], after["hours"])
+        judged = judge_ratio(ratio, FALSE_ACCEPT_BUDGET)
+        verdict = SAME if counts[0] == counts[1] else WORSE if judged == INFERIOR else CHANGED
+        verdict = BETTER if ratio[1] < 1.0 else verdict
+        what = "int8 false accepts an hour"
+        yield Change(what=what, before=accepted(before), after=accepted(after), verdict=verdict)
+
+
+def _recordings(section: Mapping[str, Any]) -> tuple[Any, ...]:
+    positives = section["positives"] or {}
+    others = [(row["data"], row["n"], round(row["hours"], 6)) for row in section["negatives"]]
+    return positives.get("data"), positives.get("n"), others
+
+
+def _said(section: Mapping[str, Any] | None) -> str:
+    return stream_badge(section) if section else "not measured"
 
 
 def _versions(first: Mapping[str, str], second: Mapping[str, str]) -> Iterator[Change]:

@@ -15,13 +15,14 @@ QUIET_FOLDERS = ("_silence_", "_background_noise_")
 """They hold no speech: their hours would make a rate of false accepts look smaller than it is where people talk."""
 
 
-def positive_files(bundle: Bundle, folder: Path) -> list[Path]:
-    """Recordings below ``folder`` that hold a keyword: all but those in folders named for a background label.
+def positive_files(bundle: Bundle, folder: Path, skipped: Sequence[str] = QUIET_FOLDERS) -> list[Path]:
+    """Recordings below ``folder`` that hold a keyword: all but those in folders named for a background label or
+    ``skipped``.
 
     Raises:
         ParityError: There is none.
     """
-    return audio_files(folder, {*QUIET_FOLDERS, *bundle.background_labels})
+    return audio_files(folder, {*skipped, *bundle.background_labels})
 
 
 def negative_files(bundle: Bundle, folder: Path, skipped: Sequence[str] = QUIET_FOLDERS) -> list[Path]:

@@ -7,6 +7,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from edgeaudio.card import worst
+from edgeaudio.parity.evidence import first_failure
+from edgeaudio.parity.stream_report import stream_badge, stream_lines
+from edgeaudio.parity.stream_section import worst_verdict
 from edgeaudio.parity.verdict import INFERIOR
 
 
@@ -16,12 +19,17 @@ def render_stages(document: Mapping[str, Any]) -> str:
     for row in document["stages"]:
         verdict, counts = "ok" if row["passed"] else "FAILED", f"{row['compared']:12,d}{row['mismatches']:9,d}"
         lines.append(f"{verdict:8s}{row['name']:24s}{counts}  {worst(row):12s}{row['tolerance']}")
+    lines += [f"left out {line}" for line in document.get("left_out", ())]
     if document.get("task"):
         lines += _task(document["task"])
     if document.get("blame"):
         lines += _blame(document["blame"])
+    if document.get("streams"):
+        lines += stream_lines(document["streams"])
     if document.get("robustness"):
         lines += _robustness(document["robustness"])
+    failure = first_failure(document["stages"])
+    lines += [] if failure is None else ["first to fail: {}; look at: {}".format(*failure)]
     lines.append("passed" if document["passed"] else "did not pass")
     return "\n".join(lines)
 
@@ -53,6 +61,7 @@ def _blame(parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         low, high = (0.0 - 100 * value for value in reversed(part["ci95"]))
         numbers = f"{part['before']:8.2%}{part['after']:8.2%}{100 * part['loss']:+8.2f}"
         yield f"{part['name']:14s}{numbers}  {f'{low:+.2f} to {high:+.2f}':19s}{part['verdict']}"
+        yield from (f"  {line}" for line in part.get("evidence", ()))
     guilty = [part["name"] for part in parts if part["verdict"] == INFERIOR]
     yield f"lost in: {', '.join(guilty)}" if guilty else "no part is shown to lose more than the budget"
 
@@ -85,6 +94,9 @@ def junit_xml(document: Mapping[str, Any]) -> str:
     cases = [(row["name"], row["passed"], _stage_sentence(row)) for row in document["stages"]]
     if "verdict" in task:
         cases.append((task["metric"].replace("_", " "), task["verdict"] != INFERIOR, "\n".join(_task(task))))
+    if document.get("streams"):
+        passed = worst_verdict(document["streams"]) != INFERIOR
+        cases.append(("streams", passed, "\n".join(stream_lines(document["streams"]))))
     if document.get("robustness"):
         swept = document["robustness"]
         cases.append(("robustness", swept["verdict"] != INFERIOR, "\n".join(reversed([*_robustness(swept)]))))
@@ -120,4 +132,6 @@ def badge_line(document: Mapping[str, Any]) -> str:
         metric = task["metric"].replace("_", " ")
         change = f"{100 * task['delta']:+.2f} points of {metric} (95 %: {low:+.2f} to {high:+.2f})"
         parts.append(f"int8 against float {change}")
+    if document.get("streams"):
+        parts.append(stream_badge(document["streams"]))
     return f"**edgeaudio parity: {verdict}** ({', '.join(parts)}; `{document['bundle']}`)"

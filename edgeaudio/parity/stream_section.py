@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeaudio.parity.recordings import negative_files, positive_files, read_recording, said_in
+from edgeaudio.parity.recordings import QUIET_FOLDERS, negative_files, positive_files, read_recording, said_in
 from edgeaudio.parity.statistics import compare_decisions
 from edgeaudio.parity.stream_statistics import Outcome, hours_needed, percentiles, rate_ratio_interval
 from edgeaudio.parity.streams import (
@@ -27,7 +27,6 @@ from edgeaudio.parity.streams import (
 )
 from edgeaudio.parity.verdict import INFERIOR, NON_INFERIOR, NOT_ENOUGH_DATA, judge_change
 from edgeaudio_runtime.detector_config import DetectorConfig
-from edgeaudio_runtime.errors import ParityError
 
 MISS_BUDGET = 0.01
 """Recordings of a keyword, as a share, that int8 may miss beyond those that float misses."""
@@ -44,19 +43,21 @@ class StreamResults:
     """Records of everything that was heard."""
 
     settings: tuple[DetectorConfig, ...]
-    """The bundle's own, then one for each of :data:`THRESHOLDS`."""
-    positive_names: tuple[str, ...]
-    """Names of the folders of positives."""
+    """The bundle's own, then one for each of ``thresholds``."""
+    thresholds: tuple[float, ...]
+    """Of a DET curve."""
+    positive_folders: tuple[Path, ...]
+    """As they were given."""
     positives: tuple[Spoken, ...]
     """One record a recording."""
-    negatives: Mapping[str, StreamCounts]
-    """One record a folder, by its name."""
+    negatives: Mapping[Path, StreamCounts]
+    """One record a folder."""
     sample_rate: int
     """In Hz."""
 
-    def hours(self, name: str) -> float:
+    def hours(self, folder: Path) -> float:
         """Length of the stream of one folder."""
-        return self.negatives[name].n_samples / self.sample_rate / 3600
+        return self.negatives[folder].n_samples / self.sample_rate / 3600
 
     def outcome(self, side: str, index: int) -> Outcome:
         """Of one side with one of the settings."""
@@ -68,13 +69,19 @@ class StreamResults:
         )
 
 
-def det_settings(own: DetectorConfig) -> tuple[DetectorConfig, ...]:
-    """The settings as they are, then with each of :data:`THRESHOLDS` for all labels."""
-    return (own, *(with_threshold(own, threshold) for threshold in THRESHOLDS))
+def det_settings(own: DetectorConfig, thresholds: Sequence[float] = THRESHOLDS) -> tuple[DetectorConfig, ...]:
+    """The settings as they are, then with each of the thresholds for all labels."""
+    return (own, *(with_threshold(own, threshold) for threshold in thresholds))
 
 
 def hear_folders(
-    networks: Networks, positives: Sequence[Path], negatives: Sequence[Path], *, progress: Progress | None = None
+    networks: Networks,
+    positives: Sequence[Path],
+    negatives: Sequence[Path],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    skipped: Sequence[str] = QUIET_FOLDERS,
+    progress: Progress | None = None,
 ) -> StreamResults:
     """Hear each recording of a keyword by itself, and those of each folder without one as one stream.
 
@@ -82,17 +89,17 @@ def hear_folders(
         networks: What listens.
         positives: Folders of recordings with one keyword each.
         negatives: Folders of recordings without one.
+        thresholds: Of the DET curve.
+        skipped: Names of folders that are passed over.
         progress: Called with (recordings heard, recordings in all).
 
     Raises:
-        ParityError: A folder holds no recording, or two have one name.
+        ParityError: A folder holds no recording.
     """
     bundle, done = networks.bundle, 0
-    rate, settings = bundle.features.sample_rate, det_settings(bundle.detector_config)
-    said = [path for folder in positives for path in positive_files(bundle, folder)]
-    other = {_name(folder): negative_files(bundle, folder) for folder in negatives}
-    if len(other) < len(negatives):
-        raise ParityError(f"negatives={[str(folder) for folder in negatives]} must have names that differ; rename one")
+    rate, settings = bundle.features.sample_rate, det_settings(bundle.detector_config, thresholds)
+    said = [path for folder in positives for path in positive_files(bundle, folder, skipped)]
+    other = {folder: negative_files(bundle, folder, skipped) for folder in negatives}
     total = len(said) + sum(map(len, other.values()))
 
     def read(path: Path) -> Any:
@@ -104,15 +111,12 @@ def hear_folders(
 
     return StreamResults(
         settings=settings,
-        positive_names=tuple(map(_name, positives)),
+        thresholds=tuple(thresholds),
+        positive_folders=tuple(positives),
         positives=tuple(hear_spoken(networks, read(path), settings, label=said_in(bundle, path)) for path in said),
-        negatives={name: count_stream(networks, map(read, paths), settings) for name, paths in other.items()},
+        negatives={folder: count_stream(networks, map(read, paths), settings) for folder, paths in other.items()},
         sample_rate=rate,
     )
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().name
 
 
 def streams_section(results: StreamResults) -> dict[str, Any]:
@@ -120,10 +124,10 @@ def streams_section(results: StreamResults) -> dict[str, Any]:
     sides = [FLOAT, INT8] if _has_float(results) else [INT8]
     outcomes = [{side: results.outcome(side, i) for side in sides} for i in range(len(results.settings))]
     rows = [{FLOAT: None, **{side: outcome.to_dict() for side, outcome in each.items()}} for each in outcomes]
-    det = [{"threshold": threshold, **row} for threshold, row in zip(THRESHOLDS, rows[1:], strict=True)]
+    det = [{"threshold": threshold, **row} for threshold, row in zip(results.thresholds, rows[1:], strict=True)]
     return {
         "positives": _positives(results),
-        "negatives": [_negatives(results, name) for name in results.negatives],
+        "negatives": [_negatives(results, folder) for folder in results.negatives],
         "hours": outcomes[0][INT8].hours,
         "threshold": results.settings[0].threshold,
         **rows[0],
@@ -143,14 +147,14 @@ def _positives(results: StreamResults) -> dict[str, Any] | None:
     if not results.positives:
         return None
     n_labelled = sum(one.is_labelled for one in results.positives)
-    names = list(results.positive_names)
+    names = [folder.resolve().name for folder in results.positive_folders]
     return {"data": names, "n": len(results.positives), "n_labelled": n_labelled, "tail_s": TAIL_S}
 
 
-def _negatives(results: StreamResults, name: str) -> dict[str, Any]:
-    counts = results.negatives[name]
+def _negatives(results: StreamResults, folder: Path) -> dict[str, Any]:
+    counts = results.negatives[folder]
     events = {FLOAT: None, **{side: row[0] for side, row in counts.events.items()}}
-    return {"data": name, "n": counts.n_recordings, "hours": results.hours(name), **events}
+    return {"data": folder.resolve().name, "n": counts.n_recordings, "hours": results.hours(folder), **events}
 
 
 def _latency(results: StreamResults, side: str) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio.parity.recordings import negative_files, positive_files, read_recording, said_in
+from edgeaudio.parity.streams import INT8, Block, Networks, hear, silent_tail, sound_end_s
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import ParityError
-from edgeaudio_runtime.listener import activity
-from edgeaudio_runtime.stream import LogitStream
 
 Codes = npt.NDArray[np.integer[Any]]
 Activity = npt.NDArray[np.float32]
@@ -33,6 +33,10 @@ class Heard:
     """``[k, n_labels]``."""
     activity: Activity
     """One loudness-like value a feature frame."""
+    label: str | None = None
+    """The keyword it is known to say; None takes any."""
+    sound_end_s: float = 0.0
+    """Where its sound ends, by energy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,69 +77,62 @@ def hear_halves(
     Raises:
         ParityError: A folder holds no recording, or one half has none of a kind.
     """
-    files = {kind: _files(folders) for kind, folders in (("positives", positives), ("negatives", negatives))}
-    n_files, done = sum(map(len, files.values())), 0
-    said: dict[str, list[Heard]] = {CHOOSING: [], REPORTING: []}
-    streams = {half: _Stream(bundle, program) for half in said}
-    for kind, found in files.items():
-        for path, half in found:
-            samples = _read(path, bundle.features.sample_rate)
-            if kind == "positives":
-                stream = _Stream(bundle, program)
-                stream.push(samples)
-                said[half].append(stream.end())
-            else:
-                streams[half].push(samples)
-            done += 1
-            if progress is not None:
-                progress(done, n_files)
-    rate = bundle.features.sample_rate
-    return {
-        half: Half(positives=tuple(said[half]), negatives=stream.end(), hours=stream.n_samples / rate / 3600)
-        for half, stream in streams.items()
-    }
+    said, other = _files(bundle, positives, positive_files), _files(bundle, negatives, negative_files)
+    networks, rate = Networks(bundle=bundle, program=program), bundle.features.sample_rate
+    n_files, done = len(said) + len(other), 0
+
+    def told() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, n_files)
+
+    def spoken(path: Path) -> Heard:
+        samples = read_recording(path, rate)
+        blocks = hear(networks, [samples, silent_tail(bundle)])
+        told()
+        return _joined(blocks, label=said_in(bundle, path), sound_end=sound_end_s(samples, rate))
+
+    halves = {}
+    for half in (CHOOSING, REPORTING):
+        words = tuple(spoken(path) for path, its in said if its == half)
+        stream = _Negatives([path for path, its in other if its == half], rate, told)
+        heard = _joined(hear(networks, stream))
+        halves[half] = Half(positives=words, negatives=heard, hours=stream.n_samples / rate / 3600)
+    return halves
 
 
-class _Stream:
-    """Codes and activity of one stream, collected."""
+class _Negatives:
+    """The recordings of one half without a keyword, joined as they are heard."""
 
-    def __init__(self, bundle: Bundle, program: Program) -> None:
-        self._spec, self._stream = bundle.features, LogitStream(bundle.features, program)
-        self._codes: list[Codes] = []
-        self._activity: list[Activity] = []
+    def __init__(self, files: Sequence[Path], rate: int, told: Callable[[], None]) -> None:
+        self._files, self._rate, self._told = files, rate, told
         self.n_samples = 0
 
-    def push(self, samples: npt.NDArray[np.int16]) -> None:
-        self.n_samples += len(samples)
-        self._keep(*self._stream.process(samples))
-
-    def end(self) -> Heard:
-        self._keep(*self._stream.flush())
-        return Heard(codes=np.concatenate(self._codes), activity=np.concatenate(self._activity))
-
-    def _keep(self, codes: Codes, features: npt.NDArray[np.float32]) -> None:
-        self._codes.append(codes)
-        self._activity.append(activity(self._spec, features))
+    def __iter__(self) -> Iterator[npt.NDArray[np.int16]]:
+        for path in self._files:
+            samples = read_recording(path, self._rate)
+            self.n_samples += len(samples)
+            yield samples
+            self._told()
 
 
-def _files(folders: Sequence[Path]) -> list[tuple[Path, str]]:
-    from edgeaudio_models.audio_files import is_audio
+def _joined(blocks: Iterable[Block], *, label: str | None = None, sound_end: float = 0.0) -> Heard:
+    every = list(blocks)
+    return Heard(
+        codes=np.concatenate([block.codes[INT8] for block in every]),
+        activity=np.concatenate([block.activity for block in every]),
+        label=label,
+        sound_end_s=sound_end,
+    )
 
-    found = []
-    for folder in folders:
-        here = [(path, half_of(path, folder)) for path in sorted(folder.rglob("*")) if is_audio(path)]
-        if not here:
-            raise ParityError(f"{folder}: no recordings; give a folder that holds some")
-        found += here
+
+def _files(
+    bundle: Bundle, folders: Sequence[Path], find: Callable[[Bundle, Path], list[Path]]
+) -> list[tuple[Path, str]]:
+    found = [(path, half_of(path, folder)) for folder in folders for path in find(bundle, folder)]
     halves = {half for _, half in found}
     if len(halves) < 2:
         rule = "one half chooses and the other reports"
         raise ParityError(f"{len(found)} recordings in {', '.join(map(str, folders))} are too few: {rule}; give more")
     return found
-
-
-def _read(path: Path, rate: int) -> npt.NDArray[np.int16]:
-    from edgeaudio_models.audio_files import read_audio
-
-    samples: npt.NDArray[np.int16] = read_audio(path, sample_rate=rate, channel=0)[0]
-    return samples

@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from edgeaudio.parity.stream_statistics import claimable_rate, rate_interval, share_interval
+from edgeaudio.parity.stream_statistics import Outcome, percentiles
+from edgeaudio.parity.streams import THRESHOLDS, detector, of_label, with_threshold
 from edgeaudio.tuning.material import Half, Heard
 from edgeaudio_runtime.bundle import Bundle
-from edgeaudio_runtime.detector import KeywordDetector
 from edgeaudio_runtime.detector_config import DetectorConfig
 from edgeaudio_runtime.errors import ParityError
 from edgeaudio_runtime.events import KeywordEvent
-from edgeaudio_runtime.noise_gate import decibels_per_unit
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
 SMOOTHINGS_S = (0.08, 0.12, 0.2, 0.3)
 PATIENCES = (1, 2, 4)
 REFRACTORIES_S = (0.5, 1.0, 2.0)
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What a detector made of one half."""
-
-    misses: int
-    """Recordings of a keyword without an event."""
-    positives: int
-    """Recordings of a keyword."""
-    false_accepts: int
-    """Events in the stream without a keyword."""
-    hours: float
-    """Length of this stream."""
-
-    @property
-    def miss_rate(self) -> float:
-        """Share of the recordings that are missed."""
-        return self.misses / self.positives
-
-    @property
-    def rate(self) -> float:
-        """False accepts an hour."""
-        return self.false_accepts / self.hours
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form, with exact 95 % intervals and what these hours allow one to claim."""
-        return {
-            "misses": self.misses,
-            "positives": self.positives,
-            "miss_rate": self.miss_rate,
-            "miss_rate_ci95": list(share_interval(self.misses, self.positives)),
-            "false_accepts": self.false_accepts,
-            "hours": self.hours,
-            "false_accepts_an_hour": self.rate,
-            "false_accepts_an_hour_ci95": list(rate_interval(self.false_accepts, self.hours)),
-            "claimable_an_hour": claimable_rate(self.hours, count=self.false_accepts),
-        }
 
 
 def try_settings(bundle: Bundle, config: DetectorConfig, half: Half) -> Outcome:
@@ -75,18 +35,9 @@ def try_settings(bundle: Bundle, config: DetectorConfig, half: Half) -> Outcome:
 
 
 def detect(bundle: Bundle, config: DetectorConfig, heard: Heard) -> list[KeywordEvent]:
-    """Events of one stream."""
-    network = bundle.manifest.network
-    detector = KeywordDetector(
-        config,
-        labels=bundle.labels,
-        background_labels=bundle.background_labels,
-        output_quant=network.output_quant,
-        clock=bundle.clock,
-        output=network.output,
-        decibels_per_unit=decibels_per_unit(bundle.features),
-    )
-    return [*detector.process(heard.codes, heard.activity), *detector.flush()]
+    """Events of one stream; of a recording that is known to say a keyword, those of that one."""
+    listener = detector(bundle, config)
+    return of_label([*listener.process(heard.codes, heard.activity), *listener.flush()], heard.label)
 
 
 def candidates(base: DetectorConfig) -> list[DetectorConfig]:
@@ -95,11 +46,6 @@ def candidates(base: DetectorConfig) -> list[DetectorConfig]:
         replace(base, smoothing_s=smoothing_s, patience=patience, refractory_s=refractory_s, thresholds={}, releases={})
         for smoothing_s, patience, refractory_s in product(SMOOTHINGS_S, PATIENCES, REFRACTORIES_S)
     ]
-
-
-def with_threshold(config: DetectorConfig, threshold: float) -> DetectorConfig:
-    """The settings with this threshold, and a release that is not above it."""
-    return replace(config, threshold=threshold, release=min(config.release, threshold))
 
 
 def lowest_threshold(bundle: Bundle, config: DetectorConfig, half: Half, *, target: float) -> tuple[float, int] | None:
@@ -159,8 +105,6 @@ def trade_off(bundle: Bundle, config: DetectorConfig, half: Half) -> list[dict[s
 
 
 def latencies_s(bundle: Bundle, config: DetectorConfig, recordings: Sequence[Heard]) -> dict[str, float]:
-    """Median and 95th percentile of the seconds from the end of the word to the first report; empty without events."""
-    first = [events[0].latency_s for events in (detect(bundle, config, heard) for heard in recordings) if events]
-    if not first:
-        return {}
-    return {"p50": float(np.percentile(first, 50)), "p95": float(np.percentile(first, 95))}
+    """Percentiles of the seconds from the end of the sound to the first event; empty without events."""
+    events = ((heard, detect(bundle, config, heard)) for heard in recordings)
+    return percentiles([found[0].detected_s - heard.sound_end_s for heard, found in events if found]) or {}

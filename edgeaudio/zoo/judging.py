@@ -64,7 +64,7 @@ def open_judge(checkpoint: Checkpoint, measure: Measurements) -> Judge:
         CorpusError, SpecError: Clips or noise cannot be had as asked for.
     """
     if checkpoint.recipe.corpus.kind == "wake_word":
-        return _stream_judge(measure)
+        return _stream_judge(checkpoint, measure)
     if measure.negatives:
         raise SpecError(f"negatives are for wake words; recipe {checkpoint.name!r} is judged on labelled recordings")
     return _string_judge(measure) if checkpoint.task == "ctc" else _clip_judge(checkpoint, measure)
@@ -116,14 +116,16 @@ def _string_judge(measure: Measurements) -> Judge:
     return judge
 
 
-def _stream_judge(measure: Measurements) -> Judge:
+def _stream_judge(checkpoint: Checkpoint, measure: Measurements) -> Judge:
+    from edgeaudio.parity.float_reference import float_steps
     from edgeaudio.zoo.stream_figures import stream_figures
 
     if not measure.negatives:
         raise SpecError("negatives=() must be at least one folder of speech without the wake word; give --negatives")
 
     def judge(bundle: Bundle, network: FloatNetwork) -> Judged:
-        figures = stream_figures(bundle, network, measure.folder, measure.negatives)
+        steps = float_steps(bundle, checkpoint.module)
+        figures = stream_figures(bundle, steps, measure.folder, measure.negatives)
         return Judged(figures=figures)
 
     return judge

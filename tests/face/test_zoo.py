@@ -244,13 +244,13 @@ def test_an_entry_quantizes_to_the_graph_of_its_bundle_again(built: Path, face: 
 
 @pytest.mark.slow
 def test_a_wake_word_is_judged_in_streams_float_beside_int8(built: Path, face: Any) -> None:
-    from edgeaudio.exporting import torch_side
+    from edgeaudio.parity.float_reference import module_steps
     from edgeaudio.zoo.card_figures import wake_word_lines
     from edgeaudio.zoo.stream_figures import stream_figures
     from edgeaudio_models.checkpoint import load_checkpoint
 
-    bundle, side = open_bundle(built / "bundle"), torch_side(load_checkpoint(built))
-    found = stream_figures(bundle, side.offline, face.corpus / "low", [face.corpus / "chirp", face.corpus / "high"])
+    bundle, steps = open_bundle(built / "bundle"), module_steps(load_checkpoint(built).module)
+    found = stream_figures(bundle, steps, face.corpus / "low", [face.corpus / "chirp", face.corpus / "high"])
     figures = found["wake_word"]
     # 14 clips of a second in each folder.
     assert list(figures["hours"]) == ["chirp", "high"]

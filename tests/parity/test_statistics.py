@@ -1,10 +1,28 @@
 """The numbers a reviewer signs."""
 
+import math
+import statistics
+from itertools import product
+
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
+from statsmodels.stats.contingency_tables import mcnemar
 
-from edgeaudio.parity.statistics import compare_decisions, mcnemar_p
+from edgeaudio.parity.statistics import (
+    N_RESAMPLES,
+    compare_decisions,
+    mcnemar_p,
+    percentile_interval,
+    resample_by_speaker,
+)
+from edgeaudio.speech_gate import area_under_roc
 from edgeaudio_runtime.errors import ParityError
+
+AGREEMENT = 1e-6  # with other libraries, as promised
+SAMPLING = math.sqrt(math.log(2 / 1e-9) / (2 * N_RESAMPLES))
+"""No empirical distribution of so many draws is further from the true one, but once in 10^9 (Dvoretzky, Kiefer,
+Wolfowitz; Massart, 1990)."""
 
 
 def test_accuracy_delta_and_agreement_of_a_hand_counted_case() -> None:
@@ -99,3 +117,34 @@ def test_other_numbers_of_hearings_are_refused() -> None:
     truth = np.zeros(3, dtype=int)
     with pytest.raises(ParityError, match="16 and 1 hearings of each clip; both must be one number"):
         compare_decisions(truth, np.zeros((3, 16), dtype=int), truth, [""] * 3)
+
+
+def test_mcnemar_agrees_with_statsmodels() -> None:
+    for lost, won in product((0, 1, 2, 7, 30, 211), (0, 1, 3, 30, 180)):
+        expected = mcnemar([[500, lost], [won, 20]], exact=True).pvalue if lost + won else 1.0
+        assert mcnemar_p(lost, won) == pytest.approx(expected, abs=AGREEMENT)
+
+
+def test_the_bootstrap_draws_from_all_resamples_of_the_speakers_evenly() -> None:
+    # Four speakers of unequal share and size: each of the 4^4 resamples is equally likely.
+    right, sizes = [3, 10, 1, 5], [4, 10, 8, 6]
+    exact = [sum(right[i] for i in draw) / sum(sizes[i] for i in draw) for draw in product(range(4), repeat=4)]
+    speakers = [str(i) for i in range(4) for _ in range(sizes[i])]
+    values = np.concatenate([np.arange(n) < k for k, n in zip(right, sizes, strict=True)]).astype(np.float64)
+    drawn = resample_by_speaker(values[:, None], speakers, seed=1)[:, 0]
+    for value in sorted(set(exact)):
+        share = sum(one <= value + 1e-12 for one in exact) / len(exact)
+        assert np.mean(drawn <= value + 1e-12) == pytest.approx(share, abs=SAMPLING)
+
+
+def test_the_interval_ends_are_the_quantiles_that_interpolate_between_order_statistics() -> None:
+    samples = np.random.default_rng(5).standard_normal(N_RESAMPLES)
+    cuts = statistics.quantiles(samples.tolist(), n=40, method="inclusive")
+    assert percentile_interval(samples) == pytest.approx((cuts[0], cuts[-1]), abs=AGREEMENT)
+
+
+def test_the_area_under_the_roc_is_the_share_of_pairs_in_order() -> None:
+    generator = np.random.default_rng(6)
+    positive, negative = generator.integers(0, 9, 50) + 2.0, generator.integers(0, 9, 70) + 0.0
+    pairs = mannwhitneyu(positive, negative).statistic / (50 * 70)
+    assert area_under_roc(positive, negative) == pytest.approx(pairs, abs=AGREEMENT)

@@ -12,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from edgeaudio.cli import main
+from edgeaudio.parity.stream_statistics import Outcome
+from edgeaudio.parity.streams import with_threshold
 from edgeaudio.tuning import search
 from edgeaudio.tuning.material import CHOOSING, REPORTING, Half, Heard, half_of
-from edgeaudio.tuning.search import Outcome, candidates, choose, lowest_threshold, try_settings, with_threshold
+from edgeaudio.tuning.search import candidates, choose, lowest_threshold, try_settings
 from edgeaudio_models.audio_files import write_wav
 from edgeaudio_models.zoo_entries import BUNDLE, entry_folder
 from edgeaudio_runtime.bundle import Bundle, open_bundle
