@@ -6,6 +6,7 @@ Each is given true float values, so errors do not add up on the way: what is off
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def _layers_and_states(
     from edgeaudio_export.node_axes import node_axes
 
     axes = node_axes(step.module, step.inputs)
-    own = {layer.name: OwnError(graph, layer, axes) for layer in layers}
+    own = {layer.name: OwnError(graph, _with_relu(layer, graph), axes) for layer in layers}
     states, integer = _States(step, graph, axes), IntegerStep(graph)
     n_frames = graph.step_frames
     for i, real in enumerate(float_steps(step, probes)):
@@ -140,6 +141,20 @@ def _layers_and_states(
     yield _ratios("layers", {name: meter.ratio for name, meter in own.items()}, LAYER_DB, size, "layer by layer")
     if graph.states:
         yield _ratios("states", states.ratios, STATE_DB, size, "state by state")
+
+
+def _with_relu(layer: Layer, graph: IntegerGraph) -> Layer:
+    """The layer, held to the relu behind it unless the integer graph has that as an operation of its own.
+
+    Whether the integer layer says that it took the relu in does not count: it may have lost it.
+    """
+    from edgeaudio_export.operations import RELU
+
+    users = list(layer.node.users)
+    apart = any(op.kind in ("relu", "clamp") and layer.tensor in op.inputs for op in graph.ops)
+    if apart or not users or any(str(user.target) != RELU for user in users):
+        return layer
+    return replace(layer, value=users[0])
 
 
 class _States:

@@ -203,14 +203,30 @@ class _Ladder:
             length = min(length, WINDOWED_SECONDS * rate)
         self.audio = probe_stream([bundle.golden.pcm, *clips], n_samples=length, sample_rate=rate, seed=seed)
         self.head = np.concatenate([self.audio[: (FRONT_END_SECONDS - 1) * rate], np.zeros(rate, dtype=np.int16)])
-        self.features = compute_features(bundle.features, self.audio, multiple_of=self.step)
-        self.codes = quantize(self.features, network.input_quant)
         self._answers: dict[str, Codes] = {}
         self.reference, self.reference_name = reference_program(bundle)
-        self.logits = self.reference.session().run(self.codes)
+
+    @cached_property
+    def features(self) -> Features:
+        """Of the whole stream."""
+        return compute_features(self.bundle.features, self.audio, multiple_of=self.step)
+
+    @cached_property
+    def codes(self) -> Codes:
+        """What the network gets."""
+        return quantize(self.features, self.bundle.manifest.network.input_quant)
+
+    @cached_property
+    def logits(self) -> Codes:
+        """What the reference answers in one call."""
+        return self.reference.session().run(self.codes)
 
     def stages(self, torch_side: TorchSide | None) -> Iterator[Stage]:
-        """All rungs, from PCM up."""
+        """All rungs, from PCM up; none beyond a front end that does not even keep count of its frames."""
+        frames = frames_stage(self.bundle.features, self.head, multiple_of=self.step)
+        yield frames
+        if not frames.passed:
+            return
         if is_as_is(self.bundle):
             yield from self._as_it_is()
             yield from golden_stages(self.bundle, self.reference)
@@ -257,7 +273,6 @@ class _Ladder:
 
     def _front_end(self) -> Iterator[Stage]:
         spec = self.bundle.features
-        yield frames_stage(spec, self.head, multiple_of=self.step)
         ours = compute_features(spec, self.head, multiple_of=self.step, implementation="numpy")
         if isinstance(spec, MicrofrontendSpec):
             yield from self._fixed_point(spec, ours)

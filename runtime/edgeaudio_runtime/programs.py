@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeaudio_runtime.bounds import MAX_GRAPH_BYTES, check_graph, check_size
@@ -46,8 +46,11 @@ def load_native(bundle: Bundle) -> Program:
 
 def _as_promised(bundle: Bundle, program: Program, engine: str) -> Program:
     promised = artifact_signature(bundle)
-    if program.signature != promised:
-        raise BundleError(f"the artifact of engine={engine!r} has {program.signature}, the manifest says {promised}")
+    for field in fields(promised):
+        has, said = getattr(program.signature, field.name), getattr(promised, field.name)
+        if has != said:
+            what = f"the artifact of engine={engine!r} has {field.name}={has}"
+            raise BundleError(f"{what}, the manifest says {said}; export the bundle again")
     return program
 
 

@@ -43,8 +43,8 @@ def original(checkpoint: Checkpoint) -> Original:
 def shorten(patch: pytest.MonkeyPatch) -> None:
     """Every rung, on a few seconds of audio."""
     for module, name, value in (
-        (ladder, "MIN_CODES", 1200), (ladder, "FRONT_END_SECONDS", 3), (ladder, "TORCH_STEPS", 10),
-        (inside, "STREAMS", 2), (inside, "STEPS", 40),
+        (ladder, "MIN_CODES", 600), (ladder, "FRONT_END_SECONDS", 2), (ladder, "TORCH_STEPS", 10),
+        (inside, "STREAMS", 1), (inside, "STEPS", 40),
     ):  # fmt: skip
         patch.setattr(module, name, value)
 

@@ -157,13 +157,6 @@ def late_state(index: int) -> Damage:
     return damage
 
 
-def off_state(graph: IntegerGraph) -> IntegerGraph:
-    """A state that does not begin at its zero point."""
-    states = list(graph.states)
-    states[2] = replace(states[2], initial=states[2].initial + 9)
-    return replace(graph, states=tuple(states))
-
-
 def other_rule(graph: IntegerGraph) -> IntegerGraph:
     """Another requantization rule than the one that was measured."""
     return replace(graph, requantization="tflm")

@@ -98,10 +98,10 @@ def _no_last_step(flush: Any) -> Any:
     return end
 
 
-def _wrapping(made: Any) -> Any:
+def _cut_off(made: Any) -> Any:
     def quantizer(params: Any, *, ndim: int) -> Any:
-        wide = made(replace(params, dtype="int32"), ndim=ndim)
-        return lambda real: wide(real).astype(np.int8)
+        rounded = made(params, ndim=ndim)
+        return lambda real: rounded(real - np.float32(params.scale[0] / 2))
 
     return quantizer
 
@@ -156,6 +156,13 @@ def _doubled_output(manifest: dict[str, Any]) -> None:
 
 def _off_initial(manifest: dict[str, Any]) -> None:
     manifest["network"]["states"][3]["initial"] += 40
+
+
+def _off_graph_state(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    graph = json.loads((folder / "model.json").read_text("utf-8"))
+    graph["states"][2]["initial"] += 9
+    (folder / "model.json").write_text(json.dumps(graph), "utf-8")
+    reseal(folder)
 
 
 def _file_of_another(path: str) -> Plant:
@@ -247,7 +254,7 @@ FAULTS: tuple[Fault, ...] = (
     _front_end("symmetric window in the numpy transform", _TRANSFORM, _other_spec(window_symmetry="symmetric"),
                "front end"),
     _front_end("int16 not brought to -1..1", f"{_FRONT_END}.checked_scale", _samples_as_they_come, "front end"),
-    _front_end("half a hop late", f"{_FRONT_END}.FrontEnd.reset", _late_by(80), "frame count"),
+    _front_end("half a hop late", f"{_FRONT_END}.FrontEnd.reset", _late_by(80), "front end"),
     _front_end("last frames dropped at flush", f"{_FRONT_END}.FrontEnd.flush", _flush_without_tail, "frame count"),
     _front_end("another log floor in the C transform", f"{_NATIVE}._struct", _other_spec(log_floor=1e-8),
                "native front end"),
@@ -266,9 +273,8 @@ FAULTS: tuple[Fault, ...] = (
     _exported("range of one activation much too wide", net.wide_range, "layers", "activations", "blocks.1.depthwise"),
     _exported("a state one frame late", net.late_state(2), "states", "streaming", "block_1"),
     _exported("the average one frame late", net.late_state(5), "states", "streaming", "average"),
-    _exported("wrong zero point in a state", net.off_state, "promises", "runtime", "block_1 in model.json"),
-    _artifact("wrong initial state in the manifest", manifest_with(_off_initial), "promises",
-              "block_2 in manifest.json"),
+    _artifact("wrong zero point of a state in the manifest", manifest_with(_off_initial), "promises",
+              "state block_2"),
     _artifact("wrong requantization rule", artifact_with(write_json, net.other_rule), "promises", "requantization"),
     _artifact("tflite of another network", artifact_with(write_tflite, net.all_transposed), "engine litert",
               "model.tflite"),
@@ -292,7 +298,7 @@ FAULTS: tuple[Fault, ...] = (
               "length"),
     _streamed("chunks of one sample lost", f"{_FRONT_END}.FrontEnd.process", _loses_short_chunks, "frame count",
               "front end"),
-    _streamed("codes wrap instead of saturating", f"{_STREAM}.Quantizer", _wrapping, "streaming native", "streaming"),
+    _streamed("codes cut off instead of rounded", f"{_STREAM}.Quantizer", _cut_off, "streaming native", "streaming"),
     _streamed("input zero point off by one", f"{_STREAM}.Quantizer", _one_off, "streaming native", "streaming"),
     _set("swapped labels", manifest_with(_swapped_labels), "labels", "labels", "2, 3"),
     _set("threshold of another bundle", _settings_of_another, "detector settings", "threshold",
@@ -304,10 +310,12 @@ FAULTS: tuple[Fault, ...] = (
     _set("stale golden features", _stale_golden("features"), "golden features", "front end", "golden features"),
     _set("stale golden logits", _stale_golden("logits"), "golden logits", "runtime", "golden logits"),
     _set("stale golden events", _stale_golden("events"), "golden events", "threshold", "golden events"),
+    _refused("wrong zero point of a state in the graph", _off_graph_state,
+             "state 'block_1': initial=17 must be the zero point 8"),
     _refused("corrupted artifact", damaged_file("model.tflite", _flipped), "'model.tflite' was altered"),
     _refused("truncated artifact", damaged_file("model.bin", lambda data: data[:-100]), "'model.bin' has"),
     _refused("tflite of another task", _file_of_another("model.tflite"), "engine 'litert'"),
-    _refused("input zero point of another model in the manifest", manifest_with(_off_input), "the manifest says"),
-    _refused("output scale doubled in the manifest", manifest_with(_doubled_output), "the manifest says"),
+    _refused("input zero point of another model in the manifest", manifest_with(_off_input), "has input_quant="),
+    _refused("output scale doubled in the manifest", manifest_with(_doubled_output), "has output_quant="),
 )  # fmt: skip
 """Every planted fault."""
