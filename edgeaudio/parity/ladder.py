@@ -205,6 +205,7 @@ class _Ladder:
         self.head = np.concatenate([self.audio[: (FRONT_END_SECONDS - 1) * rate], np.zeros(rate, dtype=np.int16)])
         self._answers: dict[str, Codes] = {}
         self.reference, self.reference_name = reference_program(bundle)
+        self._programs = list(self._all_programs())  # first of all: what cannot be loaded is known before any work
 
     @cached_property
     def features(self) -> Features:
@@ -251,10 +252,6 @@ class _Ladder:
     @cached_property
     def _graph(self) -> IntegerGraph | None:
         return load_integer_graph(self.bundle) if "numpy" in self.bundle.manifest.engines else None
-
-    @cached_property
-    def _programs(self) -> list[Program]:
-        return list(self._all_programs())
 
     def _all_programs(self) -> Iterator[Program]:
         """Every engine of the bundle, and the C core where it computes this graph."""
