@@ -33,6 +33,10 @@ class EncodedClip:
         Raises:
             AudioError: It is no audio, or has several channels.
         """
+        return fit_length(self.decode_whole(sample_rate=sample_rate), n_samples)
+
+    def decode_whole(self, *, sample_rate: int) -> Int16:
+        """The same, as long as it is."""
         try:
             source = io.BytesIO(self.audio) if isinstance(self.audio, bytes) else self.audio
             samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
@@ -41,7 +45,7 @@ class EncodedClip:
         if samples.shape[1] != 1:
             raise AudioError(f"{self.name}: channels={samples.shape[1]} must be 1; mix it down when writing the stream")
         mono = samples[:, 0] if rate == sample_rate else resample_audio(samples[:, 0], rate, sample_rate)
-        return fit_length(to_int16(mono), n_samples)
+        return to_int16(mono)
 
 
 class ClipStream(ABC):

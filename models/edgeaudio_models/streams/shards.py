@@ -23,15 +23,19 @@ class ShardStream(ClipStream):
         shards: Paths or URLs.
         seed: Of the order of the shards; within a shard clips come as they lie.
         labels: What integers in ``.cls`` members stand for.
+        labelled: Whether a clip without a label is refused; else its label is empty.
     """
 
-    def __init__(self, shards: tuple[str, ...], *, seed: int, labels: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, shards: tuple[str, ...], *, seed: int, labels: tuple[str, ...] = (), labelled: bool = True
+    ) -> None:
         if not shards:
             raise CorpusError("shards=[] must name at least one tar file")
         self.identity = f"shards {list(shards)}"
         self._shards = shards
         self._seed = seed
         self._labels = labels
+        self._labelled = labelled
 
     def clips(self, number: int) -> Iterator[EncodedClip]:
         """See :meth:`ClipStream.clips`."""
@@ -74,7 +78,7 @@ class ShardStream(ClipStream):
         label = next((text for text in (str(described.get("label", "")), *plain) if text), "")
         if label.isdigit() and "cls" in members and int(label) < len(self._labels):
             label = self._labels[int(label)]
-        if not label:
+        if not label and self._labelled:
             rule = 'add .cls or .txt with the label, or .json with {"label": ..., "speaker": ...}'
             raise CorpusError(f"{where}: members {sorted(members)} name no label; {rule}")
         return label, str(described.get("speaker", ""))
