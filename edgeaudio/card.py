@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgeaudio.licences import commercial_use, spdx
+from edgeaudio.parity.stream_report import accepted, missed
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.features import MelSpec, MicrofrontendSpec
 
@@ -17,6 +18,7 @@ def render_card(bundle: Bundle, proof: Mapping[str, Any]) -> str:
         _hears(bundle),
         _network(bundle),
         _quality(proof),
+        *([_streams(proof["streams"])] if proof.get("streams") else []),
         _ladder(proof),
         _data(bundle),
         _sizes(bundle),
@@ -125,6 +127,20 @@ def _quality(proof: Mapping[str, Any]) -> Iterator[str]:
     for name, other in task.get("subsets", {}).items():
         yield f"| int8 {name} | {other['int8']:.2%} ({other['n']} clips) |"
     yield from _by_label(task.get("by_label", {}))
+
+
+def _streams(section: Mapping[str, Any]) -> Iterator[str]:
+    yield "## In streams"
+    yield ""
+    heard = [] if section["positives"] is None else [f"{section['positives']['n']} recordings of a keyword"]
+    heard += [f"{row['hours']:.2f} hours of {row['data']}" for row in section["negatives"]]
+    yield f"{', '.join(heard)}; threshold {section['threshold']:g}; 95 % intervals."
+    yield ""
+    yield "| | missed | false accepts an hour |"
+    yield "|---|---|---|"
+    for side in ("float", "int8"):
+        if section[side] is not None:
+            yield f"| {side} | {missed(section[side])} | {accepted(section[side])} |"
 
 
 def _word_errors(task: Mapping[str, Any]) -> Iterator[str]:

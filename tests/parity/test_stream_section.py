@@ -12,10 +12,13 @@ import jsonschema
 import pytest
 
 import edgeaudio.parity
+from edgeaudio.card import render_card
 from edgeaudio.parity.comparison import compare_certificates
 from edgeaudio.parity.report import badge_line, junit_xml, render_stages
 from edgeaudio.parity.stream_section import StreamResults, det_settings, judge_ratio, streams_section, worst_verdict
 from edgeaudio.parity.streams import FLOAT, INT8, Spoken, StreamCounts
+from edgeaudio_models.zoo_entries import BUNDLE, entry_folder
+from edgeaudio_runtime.bundle import open_bundle
 from edgeaudio_runtime.detector_config import DetectorConfig
 
 SCHEMA = json.loads(Path(edgeaudio.parity.__file__).with_name("certificate.schema.json").read_text("utf-8"))
@@ -146,6 +149,12 @@ def test_the_reports_tell_of_streams(section: dict[str, Any]) -> None:
     assert suite.get("failures") == "0"
     section["difference"]["misses"]["verdict"] = "inferior"
     assert ElementTree.fromstring(junit_xml(proof(section)))[0].get("failures") == "1"
+
+
+def test_the_card_tells_of_streams(section: dict[str, Any]) -> None:
+    card = render_card(open_bundle(entry_folder("kws-12-small") / BUNDLE), proof(section))
+    assert "20 recordings of a keyword, 1.50 hours of talk, 0.50 hours of talk; threshold 0.6; 95 % intervals." in card
+    assert "| int8 | 15.0% (3.2% to 37.9%) | 3.00 (1.10 to 6.53) |" in card
 
 
 def verdicts(first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[str, str]:
