@@ -19,7 +19,7 @@ from edgeaudio_models.wake_word import background, corpus
 from edgeaudio_models.wake_word.corpus import WakeWordCorpus, gather, rows_of
 from edgeaudio_models.wake_word.speaking import Speakers, speakers
 from edgeaudio_models.wake_word.threshold import GRID, with_margin
-from edgeaudio_models.wake_word.training import Mined, fitted_to, train_wake_word, with_phrase, with_windows
+from edgeaudio_models.wake_word.training import fitted_to, train_wake_word, with_phrase, with_windows
 from edgeaudio_runtime.errors import SpecError
 
 RATE = 16_000
@@ -104,24 +104,13 @@ def test_a_twentieth_of_the_phrases_is_spent_on_a_higher_threshold() -> None:
     assert with_margin(scores, 0.999) == 0.98  # nothing is without a false accept
 
 
-def test_mined_windows_count_by_their_score_and_twice_at_least(gathered: WakeWordCorpus) -> None:
+def test_mined_windows_count_twice(gathered: WakeWordCorpus) -> None:
     data = rows_of(small(), gathered)
-    windows = np.repeat(np.array([[7], [8], [9]], np.int16), data.train.waveforms.shape[1], axis=1)
-    more = with_windows(data, Mined(windows=windows, scores=np.array([1.0, 0.5, 0.06]), hours=1.0))
-    assert len(more.train) == len(data.train) + 16 + 8 + 2
+    windows = np.full((3, data.train.waveforms.shape[1]), 7, np.int16)
+    more = with_windows(data, windows)
+    assert len(more.train) == len(data.train) + 6
     assert int(more.train.label_indices.sum()) == int(data.train.label_indices.sum())
-    assert more.train.waveforms[len(data.train) :, 0].tolist() == [7] * 16 + [8] * 8 + [9] * 2
-
-
-def test_every_round_searches_anew_and_goes_on_from_the_last(gathered: WakeWordCorpus, tmp_path: Path) -> None:
-    told: list[str] = []
-    recipe = small()
-    recipe = replace(recipe, wake_word=replace(recipe.wake_word, mining_rounds=2))
-    read = train_wake_word(recipe, gathered, tmp_path, say=told.append).checkpoint
-    mined = [line for line in told if line.startswith("mined ")]
-    assert len(mined) == 2
-    assert read.provenance["mined"]["windows"] == sum(int(line.split()[1]) for line in mined)
-    assert [row.epoch for row in read.history] == list(range(1, len(read.history) + 1))
+    assert more.train.waveforms[-6:].min() == 7
 
 
 def test_recorded_speech_is_split_by_speaker_and_its_test_split_is_not_read(tmp_path: Path) -> None:

@@ -36,9 +36,7 @@ class WakeWordSettings:
     mined: int = 600
     """Most windows to take from that stream."""
     mining_epochs: int = 4
-    """Passes of each further training, which hears them too."""
-    mining_rounds: int = 1
-    """How often the stream is searched and the network trained on, each time with the windows of all searches."""
+    """Passes of the second training, which hears them too."""
     variants: int = 4
     """Streams, rooms and noises that every clip is put into; microphones and masks are drawn at every step."""
     max_rate_change: float = 0.16
@@ -51,8 +49,6 @@ class WakeWordSettings:
         for name in ("near_words", "partial_clips", "noise_clips", "mined", "mining_epochs"):
             if getattr(self, name) < 0:
                 raise SpecError(f"wake_word.{name}={getattr(self, name)} must be >= 0")
-        if not 1 <= self.mining_rounds <= 3:
-            raise SpecError(f"wake_word.mining_rounds={self.mining_rounds} must be 1, 2 or 3")
         if self.variants < 1:
             raise SpecError(f"wake_word.variants={self.variants} must be >= 1")
         if not 0.0 <= self.max_rate_change < 0.5:

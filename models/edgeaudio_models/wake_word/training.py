@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeaudio_models.audio_files import Int16
 from edgeaudio_models.checkpoint import Checkpoint, save_checkpoint
@@ -24,11 +23,8 @@ from edgeaudio_runtime.staging import refuse_overwrite
 
 KERNEL_SECONDS = 1.0
 """Longest phrase that the kernels of the recipe are meant for; longer ones get longer kernels."""
-FOLDERS = ("first", "second", "third", "fourth")
-"""States of the first training and of those that go on from it."""
-MINED_REPEATS = 16
-"""How often a mined window of score 1 counts beside the others without the phrase; others by their score, at least
-twice: a few utterances that are heard most wrongly decide the threshold."""
+MINED_REPEATS = 2
+"""How often a mined window counts beside the others without the phrase."""
 REPLAYED = (1.0, 0.88, 1.14)
 """Rates at which the stream is searched: other voices in the same recordings."""
 
@@ -43,18 +39,6 @@ class WakeWordRun:
     """The network with its threshold, as written."""
     threshold: Threshold
     """How the threshold was chosen."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mined:
-    """What a network wrongly heard."""
-
-    windows: Int16
-    """``[n, n_samples]``, the highest scores first."""
-    scores: npt.NDArray[np.float64]
-    """Smoothed probability of each, ``[n]``."""
-    hours: float
-    """Length of the streams that were searched."""
 
 
 def with_phrase(recipe: Recipe, phrase: str) -> Recipe:
@@ -106,7 +90,7 @@ def train_wake_word(
     Args:
         recipe: With its phrase, see :func:`with_phrase`.
         corpus: From ``corpus.gather`` of the same recipe.
-        output_dir: Keeps the states of all trainings in :data:`FOLDERS`: a killed run goes on.
+        output_dir: Keeps the states of both trainings, ``first`` and ``second``: a killed run goes on.
         force: Replace an existing checkpoint.
         progress: See ``training.train``.
         say: Told in a line what begins.
@@ -118,13 +102,9 @@ def train_wake_word(
     recipe = fitted_to(recipe, corpus)
     data = rows_of(recipe, corpus)
     _say_what(data, say)
-    checkpoint = train(recipe, data, output_dir / FOLDERS[0], force=True, progress=progress)
-    heard = data
-    for folder in FOLDERS[1 : _rounds(recipe) + 1]:
-        found = mine(checkpoint, mining_streams(recipe, corpus), n_windows=recipe.wake_word.mined)
-        say(f"mined {len(found.windows)} windows out of {found.hours:.1f} hours without the phrase")
-        heard = with_windows(heard, found)
-        checkpoint = _trained_on(checkpoint, recipe, heard, found, output_dir / folder, progress)
+    checkpoint = train(recipe, data, output_dir / "first", force=True, progress=progress)
+    if recipe.wake_word.mined and recipe.wake_word.mining_epochs:
+        checkpoint = _trained_on(checkpoint, recipe, corpus, data, output_dir / "second", progress, say)
     threshold = choose_threshold(checkpoint, data, corpus)
     say(threshold.summary())
     checkpoint = _with_threshold(checkpoint, recipe, threshold)
@@ -132,22 +112,21 @@ def train_wake_word(
     return WakeWordRun(checkpoint=checkpoint, threshold=threshold)
 
 
-def _rounds(recipe: Recipe) -> int:
-    settings = recipe.wake_word
-    return settings.mining_rounds if settings.mined and settings.mining_epochs else 0
-
-
 def _trained_on(
-    first: Checkpoint, recipe: Recipe, heard: TrainingData, found: Mined, folder: Path, progress: Progress | None
+    first: Checkpoint,
+    recipe: Recipe,
+    corpus: WakeWordCorpus,
+    data: TrainingData,
+    folder: Path,
+    progress: Progress | None,
+    say: Say,
 ) -> Checkpoint:
-    """The network after a further, gentler training with what was mined; itself where that is nothing. Epochs, windows
-    and hours are counted through all trainings."""
-    before = first.provenance.get("mined", {"windows": 0, "hours_searched": 0.0})
-    mined = {
-        "windows": before["windows"] + len(found.windows),
-        "hours_searched": before["hours_searched"] + found.hours,
-    }
-    if not len(found.windows):
+    """The network after a second, gentler training with what the first one wrongly heard; itself where that is
+    nothing. Epochs are counted through both."""
+    windows, hours = mine(first, mining_streams(recipe, corpus), n_windows=recipe.wake_word.mined)
+    say(f"mined {len(windows)} windows out of {hours:.1f} hours without the phrase")
+    mined = {"windows": len(windows), "hours_searched": hours}
+    if not len(windows):
         return replace(first, provenance={**first.provenance, "mined": mined})
     training = replace(
         recipe.training,
@@ -157,7 +136,8 @@ def _trained_on(
     )
     settings = replace(recipe.wake_word, variants=max(1, recipe.wake_word.variants // 2))
     further = replace(recipe, training=training, wake_word=settings)
-    second = train(further, heard, folder, force=True, progress=progress, start=first.module)
+    more = with_windows(data, windows)
+    second = train(further, more, folder, force=True, progress=progress, start=first.module)
     history = (*first.history, *(replace(row, epoch=row.epoch + len(first.history)) for row in second.history))
     chosen = {**second.metrics["validation"], "epoch": second.metrics["validation"]["epoch"] + len(first.history)}
     return replace(
@@ -187,8 +167,8 @@ def mining_streams(recipe: Recipe, corpus: WakeWordCorpus) -> tuple[Int16, ...]:
     return tuple(streams if corpus.noise is None else [*streams, corpus.noise])
 
 
-def mine(checkpoint: Checkpoint, streams: Sequence[Int16], *, n_windows: int) -> Mined:
-    """Windows with the highest scores over ``streams``, each replayed at ``REPLAYED`` rates."""
+def mine(checkpoint: Checkpoint, streams: Sequence[Int16], *, n_windows: int) -> tuple[Int16, float]:
+    """Windows with the highest scores over ``streams``, each replayed at ``REPLAYED`` rates; and the hours searched."""
     module = checkpoint.module
     front_end = TorchFrontEnd(checkpoint.features, multiple_of=module.step_frames)
     rate = checkpoint.features.sample_rate
@@ -201,11 +181,7 @@ def mine(checkpoint: Checkpoint, streams: Sequence[Int16], *, n_windows: int) ->
         searched += len(stream)
     found.sort(key=lambda each: -each[0])
     rows = [window for _, window in found[:n_windows]]
-    return Mined(
-        windows=np.stack(rows) if rows else np.zeros((0, n_samples), np.int16),
-        scores=np.array([score for score, _ in found[:n_windows]], np.float64),
-        hours=searched / rate / 3600,
-    )
+    return np.stack(rows) if rows else np.zeros((0, n_samples), np.int16), searched / rate / 3600
 
 
 def _replayed(stream: Int16, factor: float) -> Int16:
@@ -215,10 +191,9 @@ def _replayed(stream: Int16, factor: float) -> Int16:
     return np.rint(np.interp(places, np.arange(len(stream)), stream)).astype(np.int16)
 
 
-def with_windows(data: TrainingData, found: Mined) -> TrainingData:
-    """The data with what was mined as further rows without the phrase, see ``MINED_REPEATS``."""
-    repeats = np.maximum(2, np.rint(MINED_REPEATS * found.scores)).astype(np.int64)
-    more = np.repeat(found.windows, repeats, axis=0)
+def with_windows(data: TrainingData, windows: Int16) -> TrainingData:
+    """The data with ``windows`` as further rows without the phrase, each ``MINED_REPEATS`` times."""
+    more = np.repeat(windows, MINED_REPEATS, axis=0)
     train_part = Examples(
         waveforms=np.concatenate([data.train.waveforms, more]),
         label_indices=np.concatenate([data.train.label_indices, np.zeros(len(more), np.int64)]),
