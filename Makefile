@@ -53,7 +53,8 @@ bench: setup  ## speed, memory and sizes of the demo bundle
 	@test -d $(DEMO)/bundle || $(MAKE) demo
 	$(BIN)/edgeaudio bench $(DEMO)/bundle
 
-prove: setup  ## the long proofs: 100,000 hostile inputs, 40,000 cases of properties, a day of audio, emulated ARM
+prove: setup  ## the long proofs: 100,000 hostile inputs, 40,000 cases of properties, planted faults, a day of audio, emulated ARM
+	$(BIN)/python -m tests.prove faults
 	$(BIN)/python -m tests.prove properties
 	$(BIN)/python -m tests.prove hostile
 	$(BIN)/python -m tests.prove soak

@@ -135,7 +135,8 @@ def test_every_neighbour_is_compared_and_no_code_is_off(proof: dict[str, Any]) -
         "front end", "training front end", *NATIVE_STAGES, *TORCH_STAGES, "quantization", "frame count", "promises",
         *GOLDEN_STAGES,
         *(f"{what} {engine}" for what in ("engine", "streaming", "reset", "events") for engine in LADDER_ENGINES),
-        "engine onnxruntime, not optimized", "engine litert, reference kernels", "tflite-micro", "tflite-micro, rounding",
+        "engine onnxruntime, not optimized", "engine litert, reference kernels",
+        "tflite-micro", "tflite-micro, rounding",
     }  # fmt: skip
     assert stages["engine onnxruntime, not optimized"]["codes_apart"].keys() == {"0"}
     for what in ("engine", "streaming"):

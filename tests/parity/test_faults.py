@@ -11,15 +11,9 @@ from edgeaudio.parity.evidence import evidence, first_failure
 from edgeaudio_models.checkpoint import load_checkpoint
 from edgeaudio_models.zoo_entries import BUNDLE, entry_folder
 from edgeaudio_runtime.errors import EdgeAudioError
-from edgeaudio_runtime.front_end import front_end_in_use
-from edgeaudio_runtime.presets import preset
-from tests.parity.faults.examination import Original, first_failed, original, shorten, stages
+from tests.parity.faults.examination import IN_C, Original, applies, first_failed, original, shorten, stages
 from tests.parity.faults.planting import LOADING, Fault
-from tests.parity.faults.registry import FAULTS, NAME
-
-NATIVE = front_end_in_use(preset("log_mel")) == "native"
-IN_C = {"native front end", "engine native", "streaming native"}
-"""Stages that are only there where the C core was built."""
+from tests.parity.faults.registry import FAULTS, NAME, table
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +31,7 @@ def own(tmp_path: Path) -> Path:
 def test_a_planted_fault_is_caught_first_by_its_stage_and_named(
     fault: Fault, made_from: Original, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if fault.caught in IN_C and not NATIVE:
+    if not applies(fault):
         pytest.skip("the C core was not built here")
     shorten(monkeypatch)
     fault.plant(own, monkeypatch)
@@ -60,6 +54,11 @@ def test_a_planted_fault_is_caught_first_by_its_stage_and_named(
 def test_the_faults_are_many_and_different() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 25
     assert len({fault.caught for fault in FAULTS}) >= 12
+
+
+def test_the_table_of_the_page_is_that_of_the_registry() -> None:
+    page = Path(__file__).parents[2] / "docs" / "parity.md"
+    assert f"\n\n{table()}\n\n" in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize("seed", range(2))

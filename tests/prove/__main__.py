@@ -6,6 +6,7 @@ They hold what ``docs/robustness.md`` states. A bounded share of each runs with 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_hostile(proofs)
     _add_properties(proofs)
     _add_soak(proofs)
+    _add_faults(proofs)
     proofs.add_parser("arm", help="the runtime on emulated aarch64").set_defaults(run=_arm)
     proofs.add_parser("matrix", help="every Python, numpy and engine").set_defaults(run=_matrix)
     arguments = parser.parse_args(argv)
@@ -105,6 +107,32 @@ def _soak(arguments: argparse.Namespace) -> int:
     for fault in faults:
         _print(f"soak: {fault}")
     return int(bool(faults))
+
+
+def _add_faults(proofs: Parsers) -> None:
+    parser = proofs.add_parser("faults", help="planted faults, each caught and named; none found in a good bundle")
+    parser.add_argument("--runs", type=int, default=100, help="on the good bundle")
+    parser.add_argument("--clips", type=int, default=10, help="of each label for blame, where EDGEAUDIO_DATA is set")
+    parser.set_defaults(run=_faults)
+
+
+def _faults(arguments: argparse.Namespace) -> int:
+    from tests.prove import faults
+
+    made_from, data = faults.load_original(), os.environ.get("EDGEAUDIO_DATA")
+    clips = faults.some_clips(made_from.checkpoint, Path(data), of_each=arguments.clips) if data else None
+    outcomes = []
+    for outcome in faults.plant_all(made_from, clips, progress=_say):
+        outcomes.append(outcome)
+        _print(faults.describe(outcome))
+    alarms = faults.false_alarms(made_from, arguments.runs, progress=_say)
+    for alarm in alarms:
+        _print(f"false alarm: {alarm}")
+    caught = sum(outcome.holds for outcome in outcomes)
+    heard = "none to ask blame with" if clips is None else str(len(clips.labels))
+    _print(f"faults: {caught} of {len(outcomes)} caught and named, clips: {heard}")
+    _print(f"good bundle: {len(alarms)} alarms in {arguments.runs} runs")
+    return int(bool(alarms) or caught < len(outcomes))
 
 
 def _arm(arguments: argparse.Namespace) -> int:

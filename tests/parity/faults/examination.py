@@ -17,7 +17,12 @@ from edgeaudio.parity.ladder import TorchSide, one_torch_thread
 from edgeaudio.parity.stages import Stage
 from edgeaudio_models.checkpoint import Checkpoint
 from edgeaudio_runtime.bundle import open_bundle
+from edgeaudio_runtime.front_end import front_end_in_use
+from edgeaudio_runtime.presets import preset
+from tests.parity.faults.planting import Fault
 
+IN_C = {"native front end", "engine native", "streaming native"}
+"""Stages that are only there where the C core was built."""
 Int16 = np.ndarray[Any, np.dtype[np.int16]]
 
 
@@ -38,6 +43,11 @@ def original(checkpoint: Checkpoint) -> Original:
     with one_torch_thread():
         step = side.step()
     return Original(checkpoint=checkpoint, side=replace(side, step=lambda: step))
+
+
+def applies(fault: Fault) -> bool:
+    """Whether the fault can be planted here: some are in the C core, which may not have been built."""
+    return fault.caught not in IN_C or front_end_in_use(preset("log_mel")) == "native"
 
 
 def shorten(patch: pytest.MonkeyPatch) -> None:

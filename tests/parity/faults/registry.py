@@ -319,3 +319,12 @@ FAULTS: tuple[Fault, ...] = (
     _refused("output scale doubled in the manifest", manifest_with(_doubled_output), "has output_quant="),
 )  # fmt: skip
 """Every planted fault."""
+
+
+def table() -> str:
+    """The faults as Markdown, as ``docs/parity.md`` has them."""
+    rows = [
+        f"| {fault.name} | {fault.place} | `{fault.caught}` | {fault.part or 'refused, exit 2'} |"
+        for fault in sorted(FAULTS, key=lambda fault: fault.place)
+    ]
+    return "\n".join(["| planted | in | caught by | part |", "|---|---|---|---|", *rows])
