@@ -60,7 +60,8 @@ class FrontEnd:
             )
         self._spec = spec
         self._scale = INT16_SCALE
-        self._multiple_of = multiple_of
+        self._multiple_of, self._n_features = multiple_of, spec.n_features
+        self._win_length, self._hop_length = spec.win_length, spec.hop_length
         self._emphasizes = isinstance(spec, MelSpec) and spec.preemphasis > 0 and spec.preemphasis_scope == "stream"
         self._longest_piece = BLOCK_FRAMES * spec.hop_length
         # Less than a window, and fewer frames than a multiple, wait for their end, so a piece always fits and completes
@@ -173,19 +174,18 @@ class FrontEnd:
         return samples[n_skipped:]
 
     def _push_piece(self, samples: npt.NDArray[Any]) -> Float32:
-        end = self._fill + len(samples)
-        if end > len(self._buffer):
+        n, buffer = len(samples), self._buffer
+        if self._fill + n > len(buffer):
             self._compact()
-            end = self._fill + len(samples)
-        self._buffer[self._fill : end] = samples
-        if self._emphasizes and len(samples):
-            self._emphasize(self._buffer[self._fill : end])
-        self._fill = end
-        first, spec = self._next_slot, self._spec
-        n_ready = (end - spec.win_length) // spec.hop_length + 1 - first
+        end = self._fill + n
+        buffer[self._fill : end] = samples
+        if self._emphasizes and n:
+            self._emphasize(buffer[self._fill : end])
+        self._fill, first = end, self._next_slot
+        n_ready = (end - self._win_length) // self._hop_length + 1 - first
         n_frames = n_ready - n_ready % self._multiple_of
         if n_frames <= 0:
-            return np.empty((0, spec.n_features), dtype=np.float32)
+            return np.empty((0, self._n_features), dtype=np.float32)
         self._next_slot += n_frames
         self._n_frames += n_frames
         return self._transform.features(first, n_frames)

@@ -26,7 +26,7 @@ Float64 = npt.NDArray[np.float64]
 LIBRARY = Path(__file__).with_name("native_front_end.so")
 """Where the build puts the library, whatever the platform calls one."""
 
-LIBRARY_VERSION = 6
+LIBRARY_VERSION = 7
 """``EDGEAUDIO_VERSION`` of the C source; a library of another version, left over from before, is not used."""
 
 LANES = 4
@@ -51,17 +51,18 @@ _POINTER_FIELDS = (
     "window", "radices", "twiddles", "roots", "unpack", "band_start", "band_groups", "band_weights", "dct", "scratch",
 )  # fmt: skip
 
-_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...] | None]] = {
     "edgeaudio_scratch_doubles": (ctypes.c_int32, (ctypes.c_void_p,)),
     "edgeaudio_features": (None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)),
-    "edgeaudio_push": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)),
-    "edgeaudio_next": (ctypes.c_int32, (ctypes.c_void_p,)),
-    "edgeaudio_after": (ctypes.c_int32, (ctypes.c_void_p,)),
-    "edgeaudio_take": (ctypes.c_int32, (ctypes.c_void_p,)),
+    "edgeaudio_push": (ctypes.c_int32, None),
+    "edgeaudio_next": (ctypes.c_int32, None),
+    "edgeaudio_after": (ctypes.c_int32, None),
+    "edgeaudio_take": (ctypes.c_int32, None),
     "edgeaudio_level": (ctypes.c_int32, ()),
-    "edgeaudio_run": (None, (ctypes.c_void_p,)),
+    "edgeaudio_run": (None, None),
 }
-"""Result and arguments of what is called."""
+"""Result and arguments of what is called; None where a ``c_void_p`` made once comes first and numbers are C's int: ctypes
+takes these as they are, in half the time."""
 
 
 class CopyStruct(ctypes.Structure):
@@ -137,7 +138,7 @@ class _Tables:
         self.twiddles, self.roots = _twiddles(half)
         self.band_start, self.band_groups, self.band_weights = _bands(filterbank[bins])
         self.n_bins = int(np.max(self.band_start + LANES * self.band_groups))
-        self.unpack = _turns(np.arange(self.first_bin, self.first_bin + self.n_bins), spec.n_fft)
+        self.unpack = _unpacking(spec.n_fft)
         self.dct = np.ascontiguousarray(filterbanks.dct_matrix(spec))
 
 
@@ -152,6 +153,16 @@ def _turns(numerators: npt.NDArray[np.int64], denominator: int) -> Float64:
     # Reduced first: a large angle would lose bits.
     angle = -2.0 * np.pi * (numerators % denominator) / denominator
     return np.concatenate((np.cos(angle).ravel(), np.sin(angle).ravel()))
+
+
+def _unpacking(n_fft: int) -> Float64:
+    cosine, sine = _turns(np.arange(n_fft // 2 + 1), n_fft).reshape(2, -1)
+    # Mirrored to the bit, so that C may have one bin of a mirrored pair from the other.
+    n = n_fft // 4
+    if n_fft % 4 == 0:
+        cosine[n] = 0.0
+    cosine[cosine.size - n :], sine[sine.size - n :] = -cosine[:n][::-1], sine[:n][::-1]
+    return np.concatenate((cosine, sine))
 
 
 def _twiddles(length: int) -> tuple[Float64, Float64]:

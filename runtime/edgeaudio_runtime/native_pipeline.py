@@ -35,7 +35,7 @@ _LONGEST_PIECE = 4096
 _BOUND_MARGIN = 1e-9
 """Sums of probabilities are compared this much on the safe side; rounding is a million times smaller."""
 
-_INT16 = np.dtype(np.int16)
+_ARRAY, _INT16 = np.ndarray, np.dtype(np.int16)
 
 _FIELDS: tuple[tuple[str, Any], ...] = (
     ("n_samples", ctypes.c_int64), ("n_passed", ctypes.c_int64),
@@ -127,7 +127,7 @@ class _Pipeline:
         self._open_network(signature, step)
         if self._watch is not None:
             self._open_watch(self._watch, signature)
-        self._address = ctypes.addressof(self._struct)
+        self._address = ctypes.c_void_p(ctypes.addressof(self._struct))
         self._push, self._after, self._next = library.edgeaudio_push, library.edgeaudio_after, library.edgeaudio_next
         self._take = library.edgeaudio_take
 
@@ -224,10 +224,11 @@ class SamplePipeline(_Pipeline):
 
     def process(self, samples: Samples) -> list[Event]:
         """See ``AudioStream.process``."""
-        if samples.__class__ is not np.ndarray or samples.dtype is not _INT16 or samples.ndim != 1:
+        if samples.__class__ is not _ARRAY or samples.dtype is not _INT16 or samples.ndim != 1:
             checked_scale(samples)
+            return self._push_pieces(samples)
         n = len(samples)
-        if n > _LONGEST_PIECE or samples.dtype.char != "h":
+        if n > _LONGEST_PIECE:
             return self._push_pieces(samples)
         self._pcm[:n] = samples
         ready = self._push(self._address, n, 0)
@@ -285,13 +286,18 @@ class FeaturePipeline(_Pipeline):
         self, source: FeatureSource, signature: NetworkSignature, session: Session, step: BoundStep, listener: Listener
     ) -> None:
         super().__init__(signature, session, step, listener)
-        self._source, self._slots = source, self._arrays["features"]
+        self._source = source
+        self._slots = self._arrays["features"].reshape(-1, signature.step_frames, signature.n_features)
         self._rewind()
 
     def process(self, samples: Samples) -> list[Event]:
         """See ``AudioStream.process``."""
         features = self._source.process(samples)
-        return self._take_steps(features) if len(features) else []
+        n = len(features)
+        if n != self._multiple:
+            return self._take_steps(features) if n else []
+        ready = self._take_step(features)
+        return self._look() if ready else []
 
     def flush(self) -> list[Event]:
         """See ``AudioStream.flush``."""
@@ -307,12 +313,15 @@ class FeaturePipeline(_Pipeline):
 
     def _take_steps(self, features: npt.NDArray[np.float32]) -> list[Event]:
         events: list[Event] = []
-        for step in features.reshape(-1, self._slots.shape[1]):
-            self._slots[self._struct.n_waiting] = step
-            ready = self._take(self._address)
-            if not self._runs_in_c:
-                self._invoke()
-                ready = self._after(self._address)
-            if ready:
+        for step in features.reshape(-1, *self._slots.shape[1:]):
+            if self._take_step(step):
                 events += self._look()
         return events
+
+    def _take_step(self, features: npt.NDArray[np.float32]) -> int:
+        self._slots[self._struct.n_waiting] = features
+        ready: int = self._take(self._address)
+        if not self._runs_in_c:
+            self._invoke()
+            ready = self._after(self._address)
+        return ready

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define EDGEAUDIO_VERSION 6 /* of these structures and functions; a library of another version is not used */
+#define EDGEAUDIO_VERSION 7 /* of these structures and functions; a library of another version is not used */
 
 int32_t edgeaudio_version(void);
 
@@ -33,7 +33,7 @@ typedef struct {
     const int32_t *radices;             /* [n_passes] */
     const double *twiddles;             /* for each pass: cosines [radix - 1][m], sines [radix - 1][m] */
     const double *roots;                /* cosines [radix], sines [radix] of each pass that is not of radix 4 or 2 */
-    const double *unpack;               /* cosines [n_bins], sines [n_bins] of the bins */
+    const double *unpack;               /* cosines [half + 1], sines [half + 1] of all bins, mirror images to the bit */
     const int32_t *band_start;          /* [n_mels]: first bin of a band, counted from first_bin */
     const int32_t *band_groups;         /* [n_mels]: its length in groups of PARTS bins */
     const double *band_weights;         /* the bands one after the other */

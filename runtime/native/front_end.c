@@ -19,8 +19,10 @@
 
 #if defined(__GNUC__) && !defined(__clang__)
 #define INDEPENDENT _Pragma("GCC ivdep") /* gcc forgets `restrict` when it inlines */
+#define ROLLED _Pragma("GCC unroll 1")   /* four times the code would be no faster */
 #else
 #define INDEPENDENT
+#define ROLLED
 #endif
 #if defined(__x86_64__) && defined(__GNUC__)
 #define CHOOSES_CPU /* compiled for three of them; none fuses operations, so the bits are the same */
@@ -35,9 +37,10 @@ typedef int64_t v8_index __attribute__((vector_size(64)));
 typedef double v8 __attribute__((vector_size(64), aligned(8), may_alias));
 #define PARTS 4 /* partial sums of a long sum, so that its additions need not wait for each other */
 
-/* Doubles of scratch memory: two complex buffers, conditioned frames, spectrum, mels and cepstra of a batch. */
+/* Doubles of scratch memory: two complex buffers, conditioned frames, spectrum, mels and cepstra of a batch. The spectrum
+   has all bins, and what bands read beyond. */
 int32_t edgeaudio_scratch_doubles(const edgeaudio_front_end *f) {
-    return BATCH * (4 * (f->half + 2) + f->win_length + f->n_bins + f->n_mels + f->n_dct);
+    return BATCH * (4 * (f->half + 2) + f->win_length + (f->first_bin + f->n_bins + f->half + 1) + f->n_mels + f->n_dct);
 }
 
 INLINE double sum(const double *restrict x, int32_t n) {
@@ -235,7 +238,7 @@ INLINE int transform(const edgeaudio_front_end *f, double *const re[2], double *
 
 INLINE void unpack(const edgeaudio_front_end *f, double *restrict re, double *restrict im, double *restrict spectrum,
                    const int32_t batch, const int is_wide) {
-    const double *restrict c = f->unpack, *restrict s = f->unpack + f->n_bins;
+    const double *restrict c = f->unpack + f->first_bin, *restrict s = c + f->half + 1;
     const int32_t n = f->half, first = f->first_bin, present = n + 1 - first;
     const int32_t n_bins = present < f->n_bins ? present : f->n_bins;
     int32_t i = 0;
@@ -251,10 +254,170 @@ INLINE void unpack(const edgeaudio_front_end *f, double *restrict re, double *re
         for (; i < n_bins; i++)
             UNPACK(v4, (first + i) * BATCH, (n - first - i) * BATCH, AS_READ, i * BATCH, c[i], s[i]);
     for (; i < n_bins; i++) UNPACK(double, first + i, n - first - i, AS_READ, i, c[i], s[i]);
-    for (i = n_bins * batch; i < f->n_bins * batch; i++) spectrum[i] = 0.0;
-    if (f->magnitude)
-        for (i = 0; i < n_bins * batch; i++) spectrum[i] = __builtin_sqrt(spectrum[i]); /* rounds correctly */
 }
+
+/* What follows the unpacking: nothing beyond the last bin, and magnitudes. */
+INLINE void finish_spectrum(const edgeaudio_front_end *f, double *restrict spectrum, const int32_t batch) {
+    const int32_t present = f->half + 1 - f->first_bin, n_bins = present < f->n_bins ? present : f->n_bins;
+    for (int32_t i = n_bins * batch; i < f->n_bins * batch; i++) spectrum[i] = 0.0;
+    if (f->magnitude)
+        for (int32_t i = 0; i < n_bins * batch; i++) spectrum[i] = __builtin_sqrt(spectrum[i]); /* rounds correctly */
+}
+
+#ifdef CHOOSES_CPU
+/* Four frames of n_fft 512 with AVX-512: the operations of pack_batch(), of four passes of radix 4 and of unpack() on each
+   value, two passes at a time in registers, two columns and then two rows in a vector. Less than half of the memory
+   traffic. Of a pair of mirrored bins one is had from the other: the tables are mirror images to the bit. */
+#include <immintrin.h>
+#define WIDE_TARGET __attribute__((target("avx512f")))
+#define WIDE_INLINE static inline __attribute__((always_inline, target("avx512f")))
+#define WIDE_HALF 256 /* 16 rows of 16 columns */
+
+typedef struct {
+    v8 re, im;
+} wide;
+
+/* `low` four times, then `high`. */
+WIDE_INLINE v8 both(const double *low, const double *high) {
+    return (v8)_mm512_mask_broadcastsd_pd(_mm512_set1_pd(*low), 0xf0, _mm_load_sd(high));
+}
+
+WIDE_INLINE wide turned(v8 re, v8 im, v8 c, v8 s) {
+    return (wide){re * c - im * s, re * s + im * c};
+}
+
+/* BUTTERFLY4 without its rotations: outputs in order, of inputs a to d. */
+WIDE_INLINE void butterfly(wide a, wide b, wide c, wide d, wide y[4]) {
+    const v8 er = a.re + c.re, ei = a.im + c.im, gr = b.re + d.re, gi = b.im + d.im;
+    const v8 hr = a.re - c.re, hi = a.im - c.im, jr = b.im - d.im, ji = d.re - b.re;
+    y[0] = (wide){er + gr, ei + gi};
+    y[1] = (wide){hr + jr, hi + ji};
+    y[2] = (wide){er - gr, ei - gi};
+    y[3] = (wide){hr - jr, hi - ji};
+}
+
+/* Values n and n + 1 of the packed frames. */
+WIDE_INLINE wide packed(const edgeaudio_front_end *f, const double *x, int32_t apart, int32_t n) {
+    double padded[16];
+    const double *w = f->window + 2 * n;
+    x += 2 * n;
+    if (2 * n >= f->win_length) return (wide){{0.0}, {0.0}};
+    if (2 * n + 4 > f->win_length) { /* the window ends in here */
+        for (int32_t i = 0; i < 16; i++)
+            padded[i] = 2 * n + i % 4 < f->win_length ? x[i / 4 * (int64_t)apart + i % 4] * w[i % 4] : 0.0;
+        x = padded;
+        apart = 4;
+    }
+    const int64_t to = apart;
+    __m512d a = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(x)), _mm256_loadu_pd(x + to), 1);
+    __m512d b = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(x + 2 * to)), _mm256_loadu_pd(x + 3 * to), 1);
+    if (x != padded) {
+        const __m512d weights = _mm512_broadcast_f64x4(_mm256_loadu_pd(w));
+        a = _mm512_mul_pd(a, weights);
+        b = _mm512_mul_pd(b, weights);
+    }
+    return (wide){(v8)_mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 4, 8, 12, 2, 6, 10, 14), b),
+                  (v8)_mm512_permutex2var_pd(a, _mm512_setr_epi64(1, 5, 9, 13, 3, 7, 11, 15), b)};
+}
+
+/* The first two passes: the 16 rows of two columns at a time, into pairs of rows (j, j + 4) and (j + 12, j + 8). */
+WIDE_INLINE void wide_columns(const edgeaudio_front_end *f, const double *x, int32_t apart, wide rows[16][8]) {
+    const double *first = f->twiddles, *second = first + 6 * 64;
+    for (int32_t n = 0; n < 16; n += 2) {
+        wide between[4][4], y[4];
+        ROLLED
+        for (int32_t a = 0; a < 4; a++) {
+            const int32_t p = 16 * a + n;
+            butterfly(packed(f, x, apart, p), packed(f, x, apart, p + 64), packed(f, x, apart, p + 128),
+                      packed(f, x, apart, p + 192), y);
+            between[0][a] = y[0];
+            for (int32_t j = 1; j < 4; j++) {
+                const double *c = first + 64 * (j - 1) + p, *s = c + 3 * 64;
+                between[j][a] = turned(y[j].re, y[j].im, both(c, c + 1), both(s, s + 1));
+            }
+        }
+        v8 c[4], s[4];
+        for (int32_t j = 1; j < 4; j++) {
+            const double *at = second + 16 * (j - 1) + n;
+            c[j] = both(at, at + 1);
+            s[j] = both(at + 3 * 16, at + 3 * 16 + 1);
+        }
+        ROLLED
+        for (int32_t j = 0; j < 4; j++) {
+            const wide *z = between[j];
+            butterfly(z[0], z[1], z[2], z[3], y);
+            for (int32_t k = 1; k < 4; k++) y[k] = turned(y[k].re, y[k].im, c[k], s[k]);
+#define SPLIT(to, low, high)                                                                                           \
+    rows[n][to].re = (v8)_mm512_shuffle_f64x2((__m512d)low.re, (__m512d)high.re, 0x44);                                \
+    rows[n][to].im = (v8)_mm512_shuffle_f64x2((__m512d)low.im, (__m512d)high.im, 0x44);                                \
+    rows[n + 1][to].re = (v8)_mm512_shuffle_f64x2((__m512d)low.re, (__m512d)high.re, 0xee);                            \
+    rows[n + 1][to].im = (v8)_mm512_shuffle_f64x2((__m512d)low.im, (__m512d)high.im, 0xee)
+            SPLIT(2 * j, y[0], y[1]);
+            SPLIT(2 * j + 1, y[3], y[2]);
+        }
+    }
+}
+
+/* The last two passes, of one pair of rows: bins r, r + 16, r + 32... of both. */
+WIDE_INLINE void wide_row(const edgeaudio_front_end *f, wide rows[16][8], int32_t pair, wide bins[16]) {
+    const double *third = f->twiddles + 6 * (64 + 16);
+    wide between[4][4], y[4];
+    ROLLED
+    for (int32_t p = 0; p < 4; p++) {
+        butterfly(rows[p][pair], rows[p + 4][pair], rows[p + 8][pair], rows[p + 12][pair], y);
+        between[0][p] = y[0];
+        for (int32_t j = 1; j < 4; j++) {
+            const double *c = third + 4 * (j - 1) + p;
+            between[j][p] = turned(y[j].re, y[j].im, (v8)_mm512_set1_pd(c[0]), (v8)_mm512_set1_pd(c[12]));
+        }
+    }
+    ROLLED
+    for (int32_t j = 0; j < 4; j++) {
+        const wide *z = between[j];
+        butterfly(z[0], z[1], z[2], z[3], y);
+        for (int32_t k = 0; k < 4; k++) bins[j + 4 * k] = y[k];
+    }
+}
+
+/* UNPACK of bins k and l, which lie in `a` in this order, and of their mirror images, which lie in `b`. */
+WIDE_INLINE void wide_unpack(const edgeaudio_front_end *f, wide a, wide b, int32_t k, int32_t l, double *spectrum) {
+    const double *cosines = f->unpack, *sines = cosines + WIDE_HALF + 1;
+    const v8 c = both(cosines + k, cosines + l), s = both(sines + k, sines + l);
+    const v8 er = a.re + b.re, ei = a.im - b.im, or = a.im + b.im, oi = b.re - a.re;
+    const v8 wr = or * c - oi * s, wi = or * s + oi * c;
+    const v8 xr = er + wr, xi = ei + wi, yr = er - wr, yi = wi - ei;
+    const __m512d x = (__m512d)(xr * xr + xi * xi), y = (__m512d)(yr * yr + yi * yi);
+    _mm256_storeu_pd(spectrum + BATCH * l, _mm512_extractf64x4_pd(x, 1));
+    _mm256_storeu_pd(spectrum + BATCH * (WIDE_HALF - l), _mm512_extractf64x4_pd(y, 1));
+    _mm256_storeu_pd(spectrum + BATCH * k, _mm512_castpd512_pd256(x)); /* the last word where both are one */
+    _mm256_storeu_pd(spectrum + BATCH * (WIDE_HALF - k), _mm512_castpd512_pd256(y));
+}
+
+/* The power [bins 0 to 256][BATCH] of four frames; `room` holds rows[16][8]. */
+WIDE_TARGET static void wide_spectrum(const edgeaudio_front_end *f, const double *x, int32_t apart, double *room,
+                                      double *spectrum) {
+    static const int8_t pairs[3][4] = {{2, 7, 1, 5}, {6, 3, 3, 7}, {4, 5, 2, 6}}; /* a pair, its image, its two rows */
+    wide (*rows)[8] = (wide (*)[8])room;
+    wide a[16], b[16];
+    wide_columns(f, x, apart, rows);
+    ROLLED
+    for (int32_t i = 0; i < 3; i++) {
+        wide_row(f, rows, pairs[i][0], a);
+        wide_row(f, rows, pairs[i][1], b);
+        for (int32_t k = 0; k < 16; k++)
+            wide_unpack(f, a[k], b[15 - k], pairs[i][2] + 16 * k, pairs[i][3] + 16 * k, spectrum);
+    }
+    wide_row(f, rows, 0, a); /* rows 0 and 4 */
+    wide_row(f, rows, 1, b); /* rows 12 and 8 */
+    for (int32_t k = 0; k < 16; k++) { /* rows 4 and 8, whose images are 12 and 8 */
+        const wide z = {(v8)_mm512_shuffle_f64x2((__m512d)a[k].re, (__m512d)b[k].re, 0xee),
+                        (v8)_mm512_shuffle_f64x2((__m512d)a[k].im, (__m512d)b[k].im, 0xee)};
+        wide_unpack(f, z, b[15 - k], 4 + 16 * k, 8 + 16 * k, spectrum);
+    }
+    for (int32_t k = 0; k <= 8; k++) /* row 0, its own image; the upper half of the vector is of no use */
+        wide_unpack(f, a[k], a[(16 - k) % 16], 16 * k, 16 * k, spectrum);
+}
+#endif
 
 #define DEFINE_APPLY_BANDS(name, T, BATCH_OF_T)                                                                        \
     INLINE void name(const edgeaudio_front_end *f, const double *restrict spectrum, double *restrict mel) {            \
@@ -323,27 +486,37 @@ INLINE void compute(const edgeaudio_front_end *f, const double *samples, float *
                     const int32_t batch, const int is_wide) {
     const int32_t size = (f->half + 2) * batch, n_features = f->n_dct ? f->n_dct : f->n_mels;
     double *const re[2] = {f->scratch, f->scratch + size}, *const im[2] = {re[1] + size, re[1] + 2 * size};
-    double *const frames = im[1] + size, *const spectrum = frames + f->win_length * batch;
-    double *const mel = spectrum + f->n_bins * batch;
+    double *const frames = im[1] + size, *const mel = frames + f->win_length * batch;
+    double *const bins = mel + (f->n_mels + f->n_dct) * batch, *const spectrum = bins + f->first_bin * batch;
     const int conditions = f->removes_dc || f->preemphasis != 0.0;
     if (conditions)
         for (int32_t j = 0; j < batch; j++) condition(f, samples + j * f->hop_length, frames + j * f->win_length);
-    if (batch == BATCH)
-        pack_batch(f, conditions ? frames : samples, conditions ? f->win_length : f->hop_length, re[0], im[0]);
-    else
-        pack(f, conditions ? frames : samples, re[0], im[0]);
-    const int at = transform(f, re, im, batch, is_wide);
-    unpack(f, re[at], im[at], spectrum, batch, is_wide);
+    const double *const x = conditions ? frames : samples;
+    const int32_t apart = conditions ? f->win_length : f->hop_length;
+#ifdef CHOOSES_CPU
+    if (is_wide && f->half == WIDE_HALF) {
+        wide_spectrum(f, x, apart, f->scratch, bins);
+    } else
+#endif
+    {
+        if (batch == BATCH)
+            pack_batch(f, x, apart, re[0], im[0]);
+        else
+            pack(f, x, re[0], im[0]);
+        const int at = transform(f, re, im, batch, is_wide);
+        unpack(f, re[at], im[at], spectrum, batch, is_wide);
+    }
+    finish_spectrum(f, spectrum, batch);
     if (batch == BATCH)
         apply_bands_batch(f, spectrum, mel);
     else
         apply_bands(f, spectrum, mel);
     compress(f, mel, batch);
-    const double *restrict x = cosine_transform(f, mel, mel + f->n_mels * batch, batch);
+    const double *restrict values = cosine_transform(f, mel, mel + f->n_mels * batch, batch);
     const double offset = f->affine_offset, scale = f->affine_scale;
     for (int32_t i = 0; i < n_features; i++)
         for (int32_t j = 0; j < batch; j++)
-            features[j * n_features + i] = (float)((x[i * batch + j] + offset) * scale);
+            features[j * n_features + i] = (float)((values[i * batch + j] + offset) * scale);
 }
 
 static void compute_one(const edgeaudio_front_end *f, const double *samples, float *features) {

@@ -7,17 +7,24 @@
 
 int32_t edgeaudio_version(void) { return EDGEAUDIO_VERSION; }
 
+#define LANES 8 /* values in a row, which compilers put into vectors where their number is a constant */
+
+static inline int8_t code(float x, float scale, float zero_point, float least, float most) {
+    const float round = 12582912.0f;
+    x /= scale;
+    x = x > least ? x : least;
+    x = x < most ? x : most;
+    return (int8_t)(int32_t)(((x + round) - round) + zero_point);
+}
+
 /* clip(rint(x / scale) + zero_point, low, high): adding and taking 1.5 * 2^23 rounds half to even without libm. */
 void edgeaudio_quantize(const float *restrict features, int32_t n, float scale, float zero_point, float low, float high,
                         int8_t *restrict codes) {
-    const float least = low - zero_point, most = high - zero_point, round = 12582912.0f;
-    for (int32_t i = 0; i < n; i++) {
-        float x = features[i] / scale;
-        x = x > least ? x : least;
-        x = x < most ? x : most;
-        x = (x + round) - round;
-        codes[i] = (int8_t)(int32_t)(x + zero_point);
-    }
+    const float least = low - zero_point, most = high - zero_point;
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int32_t k = 0; k < LANES; k++) codes[i + k] = code(features[i + k], scale, zero_point, least, most);
+    for (; i < n; i++) codes[i] = code(features[i], scale, zero_point, least, most);
 }
 
 /* Moves what coming frames need to the start of the buffer. */
@@ -75,13 +82,16 @@ int32_t edgeaudio_push(edgeaudio_stream *s, int32_t n, int32_t is_real) {
     s->skip -= left_out;
     n -= left_out;
     if (s->fill + n > s->buffer_length) compact(s);
-    double *restrict end = s->buffer + s->fill;
+    double *restrict const end = s->buffer + s->fill;
     if (is_real) {
         const float *restrict real = s->real + left_out;
         for (int32_t i = 0; i < n; i++) end[i] = real[i] * 32768.0;
     } else {
         const int16_t *restrict pcm = s->pcm + left_out;
-        for (int32_t i = 0; i < n; i++) end[i] = pcm[i];
+        int32_t i = 0;
+        for (; i + LANES <= n; i += LANES)
+            for (int32_t k = 0; k < LANES; k++) end[i + k] = pcm[i + k];
+        for (; i < n; i++) end[i] = pcm[i];
     }
     s->fill += n;
     return edgeaudio_next(s);

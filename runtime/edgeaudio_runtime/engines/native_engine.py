@@ -111,7 +111,8 @@ class NativeSession:
             ops=ctypes.addressof(self._ops),
             carried=ctypes.addressof(self._carried),
         )
-        self._run, self._address = program.library.edgeaudio_run, ctypes.addressof(self._network)
+        self._run, self._place = program.library.edgeaudio_run, ctypes.addressof(self._network)
+        self._address = ctypes.c_void_p(self._place)
         self._features = self._view(plan.features, signature.step_frames, signature.n_features)
         self._logits = self._view(plan.logits, signature.outputs_per_step, signature.n_labels)
         self.reset()
@@ -139,7 +140,7 @@ class NativeSession:
             logits=self._logits.ctypes.data,
             carried=(),
             invoke=lambda: self._run(self._address),
-            network=self._address,
+            network=self._place,
         )
 
     def _view(self, place: int, rows: int, columns: int) -> npt.NDArray[np.int8]:
