@@ -129,7 +129,7 @@ def _verdict(part: Verdict) -> str:
 
 
 def _table(part: Table) -> str:
-    words = [not any(_is_number(row[i]) for row in part.rows) for i in range(len(part.columns))]
+    words = [_is_of_words([row[i] for row in part.rows]) for i in range(len(part.columns))]
     head = "".join(map(_heading, part.columns, [False, *words[1:]]))
     rows = "\n".join(_row(row, words) for row in part.rows)
     return (
@@ -138,8 +138,9 @@ def _table(part: Table) -> str:
     )
 
 
-def _is_number(cell: str) -> bool:
-    return cell.lstrip("+-")[:1].isdigit()
+def _is_of_words(cells: Sequence[str]) -> bool:
+    """Whether no cell of a column begins with a number; a dash stands for a missing one."""
+    return any(cell != "-" for cell in cells) and not any(cell.lstrip("+-")[:1].isdigit() for cell in cells)
 
 
 def _heading(text: str, is_word: bool) -> str:

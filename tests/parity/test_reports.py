@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 
+import edgeaudio.parity
 from edgeaudio.parity.page import certificate_page
+from edgeaudio.parity.page.accuracy import confusion_figure
+from edgeaudio.parity.page.streams import det_curves
 from edgeaudio.parity.report import badge_line, junit_xml, render_stages
 
 
@@ -90,3 +97,147 @@ def test_a_page_without_a_task_says_that_nothing_is_said_about_accuracy(document
     page = certificate_page({**document, "task": None}, command="x")
     assert "so nothing is said about accuracy" in page
     assert "<h2>Accuracy</h2>" not in page
+
+
+def outcome(misses: int, accepts: int) -> dict[str, Any]:
+    return {
+        "misses": misses, "positives": 50, "miss_rate": misses / 50, "miss_rate_ci95": [0.01, 0.25],
+        "false_accepts": accepts, "hours": 2.0, "false_accepts_an_hour": accepts / 2,
+        "false_accepts_an_hour_ci95": [0.1, 3.6], "claimable_an_hour": 3.15,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def whole(document: dict[str, Any]) -> dict[str, Any]:
+    """A certificate that says everything it may say."""
+    condition = {**document["task"], "name": "gain -40 dB", "kind": "gain", "n": 10}
+    document["covers"] = {"manifest.json": "ab" * 32}
+    document["environment"]["machine"] = "x86_64"
+    document["schema_version"] = 1
+    document["task"]["confusion"] = {
+        "labels": ["_silence_", "yes"], "float": [[7, 0], [1, 2]], "int8": [[6, 1], [1, 2]],
+    }  # fmt: skip
+    document["task"]["n"] = 10
+    return {
+        **document,
+        "left_out": ["tflite-micro: not installed"],
+        "blame": [
+            {
+                "name": "weights", "swapped": "float -> int8", "before": 0.9, "after": 0.8, "loss": 0.1,
+                "ci95": [-0.12, -0.08], "agreement": 0.9, "verdict": "inferior", "evidence": ["layers: conv_3"],
+            }
+        ],
+        "streams": {
+            "positives": {"data": ["yes"], "n": 50, "n_labelled": 0, "tail_s": 1.0}, "hours": 2.0, "threshold": 0.6,
+            "negatives": [{"data": "talk", "n": 3, "hours": 2.0, "float": 1, "int8": 2}],
+            "float": outcome(4, 1), "int8": outcome(5, 2),
+            "difference": {
+                "misses": {
+                    "delta": 0.02, "ci95": [-0.01, 0.05], "only_float": 1, "only_int8": 0, "mcnemar_p": 1.0,
+                    "budget": 0.01, "verdict": "not enough data",
+                },
+                "false_accepts": {"ratio_ci95": [0.1, None], "budget": 0.5, "verdict": "not enough data"},
+            },
+            "det": [
+                {"threshold": 0.3, "float": outcome(1, 8), "int8": outcome(2, 9)},
+                {"threshold": 0.9, "float": None, "int8": outcome(20, 0)},
+            ],
+            "latency_s": {"float": None, "int8": {"n": 45, "p50": -0.05, "p90": 0.2, "p95": 0.3, "p99": 0.4}},
+            "hours_needed": {"0.5": 5.99},
+        },
+        "curves": [
+            {
+                "chosen": "heard by both", "label": "yes", "clip": 17, "threshold": 0.6, "seconds": [0.1, 0.2, 0.3],
+                "float": {"yes": [0.1, 0.5, 0.9], "_silence_": [0.9, 0.5, 0.1]},
+                "int8": {"yes": [0.1, 0.5, 0.8], "_silence_": [0.9, 0.5, 0.2]},
+                "events": [{"side": "int8", "label": "yes", "score": 0.8, "at_s": 0.3}],
+            }
+        ],
+        "layers": [
+            {"name": "relu_1", "kind": "conv", "dtype": "int8", "sqnr_db": 31.5},
+            {"name": "cat", "kind": "mul", "dtype": "int8", "sqnr_db": None},
+        ],
+        "robustness": {
+            "n": 10, "n_conditions": 27, "budget": 0.003, "worst": "gain -40 dB", "verdict": "inferior",
+            "conditions": [condition, {**condition, "name": "DC of 1% of full scale", "kind": "DC"}],
+        },
+    }  # fmt: skip
+
+
+def test_a_certificate_that_says_everything_follows_the_schema(whole: dict[str, Any]) -> None:
+    schema = Path(edgeaudio.parity.__file__).with_name("certificate.schema.json").read_text("utf-8")
+    jsonschema.validate(whole, json.loads(schema))
+
+
+@pytest.fixture
+def full_page(whole: dict[str, Any]) -> str:
+    pytest.importorskip("matplotlib", reason="charts need matplotlib: pip install 'edgeaudio[plots]'")
+    return certificate_page(whole, command="edgeaudio parity kws --robustness")
+
+
+def test_the_page_has_a_section_for_everything_and_fetches_nothing(full_page: str) -> None:
+    assert re.findall(r"<h2>([^<]+)</h2>", full_page) == [
+        "Verdict", "The ladder", "Accuracy", "Confusions", "Where it is lost", "Streams", "Scores over a clip",
+        "Error by layer", "Robustness", "What it covers", "The same again",
+    ]  # fmt: skip
+    assert not re.search(r"<script|<link|<img|<image|@import|(?:src|href)=\"(?!#)", full_page)
+    namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\"' <]+", full_page)) <= namespaces
+
+
+def test_the_page_says_what_the_certificate_says(full_page: str) -> None:
+    for said in (
+        '<p class="verdict failed">Did not pass.</p>',
+        "Not compared here: tflite-micro: not installed.",
+        "Robustness, 27 conditions, 10 recordings under each: inferior; worst: gain -40 dB.",
+        "inferior; layers: conv_3",
+        "4 of 50",
+        "Miss rate, int8 - float: +2.00 points (95 %: -1.00 to +5.00), budget 1 points: not enough data.",
+        "95 % of the ratio 0.10 to any number, a rise of 50% is accepted: not enough data.",
+        "0.5 an hour: 6.0 h",
+        "No false accept at all stands at 0.25 an hour",
+        "Clip 17, “yes”, heard by both: float reports nothing; int8 reports yes at 0.30 s.",
+        "Layers without any error, which are left out: 1.",
+        "DC of 1% of full scale",
+    ):
+        assert said in full_page
+
+
+def test_the_matrices_on_the_page_sum_to_the_clips(whole: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib", reason="charts need matplotlib: pip install 'edgeaudio[plots]'")
+    svg = confusion_figure(whole["task"]["confusion"]).svg
+    texts = [element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    numbers = [text.replace("\u2212", "-") for text in texts if re.fullmatch(r"[+-]?\d+", text)]
+    # Drawn matrix by matrix, zeros left out: float, int8, then what int8 has more or less.
+    assert numbers == ["7", "1", "2", "6", "1", "1", "2", "-1", "+1"]
+    assert texts.count("_silence_") == 6
+    assert "<image" not in svg
+
+
+def test_a_lone_model_has_one_matrix_and_no_share_in_float(document: dict[str, Any]) -> None:
+    pytest.importorskip("matplotlib", reason="charts need matplotlib: pip install 'edgeaudio[plots]'")
+    none = dict.fromkeys(("float", "float_ci95", "delta", "ci95", "agreement"))
+    matrices = {"labels": ["a", "b"], "float": None, "int8": [[3, 0], [0, 4]]}
+    by_label = {"yes": {"n": 10, "float": None, "int8": 0.9}}
+    task = {"metric": "accuracy", "int8": 0.9, "int8_ci95": [0.8, 1.0], "n": 7, "data": "words", "split": "test"}
+    page = certificate_page(
+        {**document, "task": {**task, **none, "by_label": by_label, "confusion": matrices}}, command="x"
+    )
+    assert '<th scope="row">yes</th><td class="whole">10</td><td class="whole">-</td>' in page
+    assert "int8 - float" not in page
+
+
+def test_det_curves_have_a_point_for_each_threshold_that_both_were_measured_at(whole: dict[str, Any]) -> None:
+    assert det_curves(whole["streams"]["det"]) == {"float": [(4.0, 0.02)], "int8": [(4.5, 0.04), (0.0, 0.4)]}
+    assert det_curves([]) == {}
+
+
+def test_robustness_stands_in_the_table_and_in_junit(whole: dict[str, Any]) -> None:
+    lines = render_stages(whole).splitlines()
+    assert any(line.startswith("gain -40 dB") and line.endswith("inferior") for line in lines)
+    said = "10 recordings under 27 conditions, budget 0.3 points: inferior; int8 loses most under: gain -40 dB"
+    assert said in lines
+    suite = ElementTree.fromstring(junit_xml(whole))[0]
+    failure = next(case for case in suite if case.get("name") == "robustness").find("failure")
+    assert failure is not None
+    assert failure.get("message") == said
