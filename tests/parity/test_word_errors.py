@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeaudio.cli import main
-from edgeaudio.commands.parity import StringTask
 from edgeaudio.parity.corpus import load_labelled_clips, load_spoken_words
+from edgeaudio.parity.labelled_task import StringTask
 from edgeaudio.parity.verdict import judge_task
 from edgeaudio.parity.word_errors import SpokenString, SpokenWord, compare_transcripts, join_words, score_strings
 from edgeaudio.sweep.variants import first_variants
