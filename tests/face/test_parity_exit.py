@@ -80,5 +80,5 @@ def test_an_engine_that_is_missing_while_its_artifact_is_there_is_refused(
         monkeypatch.setitem(sys.modules, package, None)
     line = refuse(own_bundle)
     assert "engine 'litert'" in line
-    assert "not installed" in line
+    assert "neither ai_edge_litert nor tflite_runtime is installed" in line
     assert "pip install 'edgeaudio-runtime[" in line
