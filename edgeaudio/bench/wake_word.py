@@ -22,6 +22,7 @@ from edgeaudio.parity.stream_section import StreamResults, hear_folders
 from edgeaudio.parity.stream_statistics import claimable_rate, hours_needed, rate_interval, share_interval
 from edgeaudio.parity.streams import INT8, Networks
 from edgeaudio.progress import progress_bar
+from edgeaudio.scale.choosing import Place, shard_counter
 from edgeaudio_runtime.bundle import Bundle, open_bundle
 from edgeaudio_runtime.errors import EdgeAudioError
 
@@ -134,7 +135,13 @@ def _by_folder(values: dict[str, Any]) -> Iterator[str]:
 
 
 def evaluate(
-    path: Path, positives: Path, negatives: Sequence[Path], *, engine: str = "auto", skipped: Sequence[str] = ()
+    path: Path,
+    positives: Path,
+    negatives: Sequence[Path],
+    *,
+    engine: str = "auto",
+    skipped: Sequence[str] = (),
+    place: Place | None = None,
 ) -> dict[str, Any]:
     """Listen with a bundle to everything; see the module's first lines.
 
@@ -143,10 +150,11 @@ def evaluate(
     """
     bundle = open_bundle(path)
     networks = Networks(bundle=bundle, program=bundle.program(engine))
-    with progress_bar("listening") as bar:
+    with progress_bar("listening") as bar, shard_counter(place or Place()) as count:
         results = hear_folders(
-            networks, [positives], negatives, thresholds=thresholds_of(bundle), skipped=skipped, progress=bar
-        )
+            networks, [positives], negatives, thresholds=thresholds_of(bundle), skipped=skipped, progress=bar,
+            count=count,
+        )  # fmt: skip
     return document(bundle, results, rows(results))
 
 
@@ -163,10 +171,16 @@ def main() -> None:
     parser.add_argument("--negatives", type=Path, action="append", required=True, help="folder without it; repeatable")
     parser.add_argument("--skip", action="append", default=list(QUIET_FOLDERS), help="folder name to pass over")
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--workers", type=int, help="count false accepts in so many Ray processes")
+    parser.add_argument("--address", help="count them on the Ray cluster at this address")
+    parser.add_argument("--work", type=Path, help="keep what was counted here, to go on from")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     try:
-        values = evaluate(given.bundle, given.positives, given.negatives, engine=given.engine, skipped=given.skip)
+        place = Place(workers=given.workers, address=given.address, work=given.work)
+        values = evaluate(
+            given.bundle, given.positives, given.negatives, engine=given.engine, skipped=given.skip, place=place
+        )
     except EdgeAudioError as error:
         parser.exit(2, f"{error}\n")
     sys.stdout.write(json.dumps(values, indent=2) + "\n" if given.json else render(values))

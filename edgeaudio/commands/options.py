@@ -31,6 +31,17 @@ def cache_option(command: Command) -> Command:
     return click.option("--cache", type=PathType, help=text)(command)
 
 
+def scale_options(command: Command) -> Command:
+    """``--workers``, ``--address`` and ``--work``: who counts events in recordings without a keyword."""
+    for name, kind, text in (
+        ("--work", PathType, "Keep what was counted here, so that a run that is ended goes on where it was."),
+        ("--address", str, "Count on the Ray cluster at this address ('auto', 'ray://HOST:PORT')."),
+        ("--workers", click.IntRange(min=1), "Count in so many Ray processes; 'edgeaudio[scale]' brings Ray."),
+    ):
+        command = click.option(name, type=kind, help=text)(command)
+    return command
+
+
 def echo_json(document: object) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -50,4 +61,6 @@ def command_line() -> str:
     return shlex.join(words)
 
 
-_SAME_NUMBERS = ("as_json", "force", "cache", "output", "write", "junit", "html", "badge")
+_SAME_NUMBERS = (
+    "as_json", "force", "cache", "output", "write", "junit", "html", "badge", "workers", "address", "work",
+)  # fmt: skip

@@ -7,27 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 
-from edgeaudio.commands.options import PathType, cache_option, command_line, echo_json, json_option
+from edgeaudio.commands.options import PathType, cache_option, command_line, echo_json, json_option, scale_options
+from edgeaudio.parity.labelled_task import ClipTask, StringTask, open_task
 from edgeaudio.parity.report import badge_line, junit_xml, render_stages
 from edgeaudio.progress import progress_bar, say
+from edgeaudio.scale.choosing import Place, shard_counter
 from edgeaudio_runtime.errors import ParityError
 from edgeaudio_runtime.staging import staged_file
 
 if TYPE_CHECKING:
     from edgeaudio.parity.blame import Part
     from edgeaudio.parity.stages import Stage
+    from edgeaudio.scale.counting import ShardCounter
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_runtime.bundle import Bundle
-
-PROBE_CLIPS = 64
-"""Clips of the data that the ladder is climbed on."""
-PROBE_STRINGS = 16
-"""The same of strings of words, which are longer."""
-
-Int16 = npt.NDArray[np.int16]
 
 
 @click.command()
@@ -57,7 +51,10 @@ Int16 = npt.NDArray[np.int16]
     help="Recordings heard under every condition, spread over labels and speakers (default: 1000).",
 )
 @click.option("--positives", type=PathType, multiple=True, help="Folder of recordings of one keyword each, for misses.")
-@click.option("--negatives", type=PathType, multiple=True, help="Folder of recordings without one, for false accepts.")
+@click.option(
+    "--negatives", type=PathType, multiple=True, help="Folder (or tar shards) without one, for false accepts."
+)
+@scale_options
 @click.option("--junit", type=PathType, help="Write the stages as JUnit XML, for CI.")
 @click.option("--html", type=PathType, help="Write the certificate as one page.")
 @click.option("--badge", is_flag=True, help="Print one line of Markdown for a README instead of the table.")
@@ -77,6 +74,9 @@ def parity(
     robustness_clips: int | None,
     positives: tuple[Path, ...],
     negatives: tuple[Path, ...],
+    workers: int | None,
+    address: str | None,
+    work: Path | None,
     junit: Path | None,
     html: Path | None,
     badge: bool,
@@ -87,12 +87,16 @@ def parity(
 
     Exits 1 if a stage fails or int8 is shown to lose more than the budget.
     """
+    place = Place(workers=workers, address=address, work=work)
+    if place != Place() and not negatives:
+        raise ParityError("workers, address and work are for recordings without a keyword; give --negatives too")
     if html is not None:
         import matplotlib  # noqa: F401  # Missed before the work begins, not after it.
     document = run_parity(
         bundle, folder=folder, split=split, checkpoint=checkpoint, write=write, seed=seed, hearings=hearings,
         budget=None if budget is None else budget / 100, blame=blame, cache=cache,
         robustness=robustness, robustness_clips=robustness_clips, positives=positives, negatives=negatives,
+        place=place,
     )  # fmt: skip
     _write_reports(document, junit=junit, html=html)
     if as_json:
@@ -128,6 +132,7 @@ def run_parity(
     robustness_clips: int | None = None,
     positives: Sequence[Path] = (),
     negatives: Sequence[Path] = (),
+    place: Place = Place(),  # noqa: B008  # frozen
     cache: Path | None = None,
 ) -> dict[str, Any]:
     """Climb the ladder, measure the task where there are labelled clips, count events in streams where there are any.
@@ -147,25 +152,18 @@ def run_parity(
     from edgeaudio_runtime.bundle import open_bundle
 
     bundle = open_bundle(path)
-    if (positives or negatives) and bundle.task != "keyword":
-        raise ParityError(f"task={bundle.task!r} reports no keywords in streams; leave --positives and --negatives out")
-    if blame and (folder is None or checkpoint is None):
-        raise ParityError("blame swaps parts of a trained network on labelled clips; give --checkpoint and --data too")
-    if robustness_clips is not None and not robustness:
-        raise ParityError(f"robustness_clips={robustness_clips} are heard under conditions; give --robustness too")
-    if robustness and folder is None:
-        raise ParityError("robustness is measured on labelled recordings; give --data too")
+    _check_streams(bundle, positives, negatives)
+    _check_given(folder, checkpoint, blame=blame, robustness=robustness, robustness_clips=robustness_clips)
     trained = None if checkpoint is None else load_checkpoint(checkpoint)
     side = None if trained is None else torch_side(trained)
-    task: StringTask | ClipTask | None = None
-    if folder is not None and bundle.task == "ctc":
-        task = StringTask(bundle, folder, split, hearings)
-    elif folder is not None:
-        task = ClipTask(bundle, folder, split, cache, hearings)
+    task = None if folder is None else open_task(bundle, folder, split, cache, hearings)
     probe = [] if task is None else task.probe
     stages = [] if trained is None else [*compare_with_training(bundle, trained)]
     stages += run_ladder(bundle, probe, torch_side=side, seed=seed, progress=lambda name: say(f"compared: {name}"))
-    streams = _streams(bundle, trained, positives, negatives) if positives or negatives else None
+    streams = None
+    if positives or negatives:
+        with shard_counter(place, checkpoint=checkpoint) as count:
+            streams = _streams(bundle, trained, positives, negatives, count)
     if task is None:
         document = certificate(bundle, stages, streams=streams)
     else:
@@ -179,6 +177,22 @@ def run_parity(
     if write:
         write_certificate(bundle, document, render_card(bundle, document))
     return document
+
+
+def _check_streams(bundle: Bundle, positives: Sequence[Path], negatives: Sequence[Path]) -> None:
+    if (positives or negatives) and bundle.task != "keyword":
+        raise ParityError(f"task={bundle.task!r} reports no keywords in streams; leave --positives and --negatives out")
+
+
+def _check_given(
+    folder: Path | None, checkpoint: Path | None, *, blame: bool, robustness: bool, robustness_clips: int | None
+) -> None:
+    if blame and (folder is None or checkpoint is None):
+        raise ParityError("blame swaps parts of a trained network on labelled clips; give --checkpoint and --data too")
+    if robustness_clips is not None and not robustness:
+        raise ParityError(f"robustness_clips={robustness_clips} are heard under conditions; give --robustness too")
+    if robustness and folder is None:
+        raise ParityError("robustness is measured on labelled recordings; give --data too")
 
 
 def _blame(
@@ -261,7 +275,11 @@ def _sweep(
 
 
 def _streams(
-    bundle: Bundle, trained: Checkpoint | None, positives: Sequence[Path], negatives: Sequence[Path]
+    bundle: Bundle,
+    trained: Checkpoint | None,
+    positives: Sequence[Path],
+    negatives: Sequence[Path],
+    count: ShardCounter | None,
 ) -> dict[str, Any]:
     from edgeaudio.parity.as_is import is_as_is
     from edgeaudio.parity.float_reference import float_steps
@@ -272,77 +290,4 @@ def _streams(
     steps = None if is_as_is(bundle) else float_steps(bundle, None if trained is None else trained.module)
     networks = Networks(bundle=bundle, program=bundle.program("auto"), float_steps=steps)
     with progress_bar("listening to streams") as progress, one_torch_thread():
-        return streams_section(hear_folders(networks, positives, negatives, progress=progress))
-
-
-class ClipTask:
-    """Accuracy on single clips."""
-
-    def __init__(
-        self, bundle: Bundle, folder: Path, split: str | None, cache: Path | None, hearings: int | None
-    ) -> None:
-        from edgeaudio.parity.as_is import is_as_is
-        from edgeaudio.parity.corpus import load_labelled_clips
-        from edgeaudio.sweep.variants import first_variants
-        from edgeaudio_models.corpora import default_cache_folder
-
-        if hearings is not None and is_as_is(bundle):
-            rule = "a model that came as it is has no float network to compare with"
-            raise ParityError(f"hearings={hearings} narrow a comparison, and {rule}; leave --hearings out")
-        self._hearings = first_variants(hearings or 1)
-        self._bundle, self._data = bundle, folder.resolve().name
-        with progress_bar("loading clips") as progress:
-            self.clips, self._split = load_labelled_clips(
-                bundle, folder, split=split, cache=cache or default_cache_folder(), progress=progress
-            )
-        self.probe = list(self.clips.waveforms[:: max(1, len(self.clips.labels) // PROBE_CLIPS)])
-
-    def measure(self, trained: Checkpoint | None) -> dict[str, Any]:
-        """The comparison (of a model that came as it is, its accuracy alone), as a certificate has it."""
-        from edgeaudio.parity.as_is import is_as_is, score_alone
-        from edgeaudio.parity.task import score_clips, task_details
-
-        bundle = self._bundle
-        if is_as_is(bundle):
-            with progress_bar("scoring clips") as progress:
-                program = bundle.program("auto")
-                result, details = score_alone(
-                    bundle, program, self.clips, data=self._data, split=self._split, progress=progress
-                )
-                return {**result.to_dict(), **details}
-        with progress_bar("scoring clips") as progress:
-            scores = score_clips(
-                bundle, bundle.program("auto"), self.clips, hearings=self._hearings,
-                module=None if trained is None else trained.module, progress=progress,
-            )  # fmt: skip
-        details = task_details(bundle.labels, scores, data=self._data, split=self._split)
-        return {**scores.result().to_dict(), **details}
-
-
-class StringTask:
-    """Word error rate on joined strings."""
-
-    def __init__(self, bundle: Bundle, folder: Path, split: str | None, hearings: int | None) -> None:
-        from edgeaudio.parity.corpus import load_spoken_words
-        from edgeaudio.parity.word_errors import join_words
-        from edgeaudio.sweep.variants import VARIANTS, first_variants
-
-        self._bundle, self._data = bundle, folder.resolve().name
-        self._hearings = first_variants(hearings or len(VARIANTS))
-        with progress_bar("loading words") as progress:
-            words, self._split = load_spoken_words(bundle, folder, split=split, progress=progress)
-        self.strings = join_words(words, sample_rate=bundle.features.sample_rate)
-        self.probe: list[Int16] = [string.samples for string in self.strings[:PROBE_STRINGS]]
-
-    def measure(self, trained: Checkpoint | None) -> dict[str, Any]:
-        """The comparison, as a certificate has it."""
-        from edgeaudio.exporting import torch_side
-        from edgeaudio.parity.word_errors import score_strings
-
-        bundle = self._bundle
-        with progress_bar("reading strings") as progress:
-            result = score_strings(
-                bundle, bundle.program("auto"), self.strings, hearings=self._hearings,
-                float_network=None if trained is None else torch_side(trained).offline, progress=progress,
-            )  # fmt: skip
-        return {**result.to_dict(), "data": self._data, "split": self._split}
+        return streams_section(hear_folders(networks, positives, negatives, progress=progress, count=count))

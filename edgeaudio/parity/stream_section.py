@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeaudio.parity.recordings import QUIET_FOLDERS, negative_files, positive_files, read_recording, said_in
+from edgeaudio.parity.recordings import QUIET_FOLDERS, positive_files, read_recording, said_in
 from edgeaudio.parity.statistics import compare_decisions
 from edgeaudio.parity.stream_statistics import Outcome, hours_needed, percentiles, rate_ratio_interval
 from edgeaudio.parity.streams import (
@@ -18,6 +18,7 @@ from edgeaudio.parity.streams import (
     INT8,
     TAIL_S,
     THRESHOLDS,
+    Int16,
     Networks,
     Spoken,
     StreamCounts,
@@ -26,6 +27,8 @@ from edgeaudio.parity.streams import (
     with_threshold,
 )
 from edgeaudio.parity.verdict import INFERIOR, NON_INFERIOR, NOT_ENOUGH_DATA, judge_change
+from edgeaudio.scale.counting import merged
+from edgeaudio.scale.shards import Shard, negative_shards
 from edgeaudio_runtime.detector_config import DetectorConfig
 
 MISS_BUDGET = 0.01
@@ -36,6 +39,8 @@ CLAIMED_RATES = (10.0, 1.0, 0.5, 0.1)
 """Rates an hour for which the hours needed are told."""
 
 Progress = Callable[[int, int], None]
+Counter = Callable[[Networks, Mapping[Path, Sequence[Shard]], Sequence[DetectorConfig]], Mapping[Path, StreamCounts]]
+"""Counts the events of the shards of each source, see :class:`edgeaudio.scale.counting.ShardCounter`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +87,18 @@ def hear_folders(
     thresholds: Sequence[float] = THRESHOLDS,
     skipped: Sequence[str] = QUIET_FOLDERS,
     progress: Progress | None = None,
+    count: Counter | None = None,
 ) -> StreamResults:
-    """Hear each recording of a keyword by itself, and those of each folder without one as one stream.
+    """Hear each recording of a keyword by itself, and those without one shard by shard, each shard as one stream.
 
     Args:
         networks: What listens.
         positives: Folders of recordings with one keyword each.
-        negatives: Folders of recordings without one.
+        negatives: Folders of recordings without one, or tar shards (:func:`edgeaudio.scale.shards.negative_shards`).
         thresholds: Of the DET curve.
         skipped: Names of folders that are passed over.
-        progress: Called with (recordings heard, recordings in all).
+        progress: Called with (recordings heard, recordings in all); tar files count as one.
+        count: Who counts the shards, and tells so; None is this process.
 
     Raises:
         ParityError: A folder holds no recording.
@@ -99,24 +106,41 @@ def hear_folders(
     bundle, done = networks.bundle, 0
     rate, settings = bundle.features.sample_rate, det_settings(bundle.detector_config, thresholds)
     said = [path for folder in positives for path in positive_files(bundle, folder, skipped)]
-    other = {folder: negative_files(bundle, folder, skipped) for folder in negatives}
-    total = len(said) + sum(map(len, other.values()))
+    shards = {source: negative_shards(bundle, source, skipped) for source in negatives}
+    total = len(said) + sum(len(shard.sources) for own in shards.values() for shard in own)
 
-    def read(path: Path) -> Any:
+    def tick() -> None:
         nonlocal done
         done += 1
         if progress is not None:
             progress(done, total)
+
+    def read(path: Path) -> Any:
+        tick()
         return read_recording(path, rate)
+
+    def count_here(shard: Shard) -> StreamCounts:
+        return count_stream(networks, _ticking(shard.audio(rate), tick, shard.is_archive), settings)
 
     return StreamResults(
         settings=settings,
         thresholds=tuple(thresholds),
         positive_folders=tuple(positives),
         positives=tuple(hear_spoken(networks, read(path), settings, label=said_in(bundle, path)) for path in said),
-        negatives={folder: count_stream(networks, map(read, paths), settings) for folder, paths in other.items()},
+        negatives={source: merged([count_here(shard) for shard in own]) for source, own in shards.items()}
+        if count is None
+        else count(networks, shards, settings),
         sample_rate=rate,
     )
+
+
+def _ticking(audio: Iterator[Int16], tick: Callable[[], None], at_end: bool) -> Iterator[Int16]:
+    for samples in audio:
+        if not at_end:
+            tick()
+        yield samples
+    if at_end:
+        tick()
 
 
 def streams_section(results: StreamResults) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,9 @@ def negative_shards(
         from edgeaudio_models.streams import expand_braces
 
         labels = frozenset(skipped).union(set(bundle.labels) - set(bundle.background_labels))
-        return [_archive(name, labels) for name in expand_braces(str(source))]
+        # A Path folds the two slashes of a URL into one.
+        pattern = re.sub(r"^([a-z0-9]+):/(?=[^/])", r"\1://", str(source)) if isinstance(source, Path) else source
+        return [_archive(name, labels) for name in expand_braces(pattern)]
     return cut(negative_files(bundle, Path(source), skipped), shard_bytes)
 
 
