@@ -32,19 +32,18 @@ def refuse(run: Any) -> Refuse:
     return check
 
 
-@pytest.mark.parametrize(("layer", "name"), [(0, "stem"), (2, "blocks.0")])
 def test_a_layer_whose_scale_is_doubled_is_named_and_the_good_bundle_passes(
-    run: Any, face: Any, own_bundle: Path, monkeypatch: pytest.MonkeyPatch, layer: int, name: str
+    run: Any, face: Any, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("--checkpoint", face.checkpoint)
     good = run("parity", own_bundle, *command)
     assert (good.exit_code, good.stdout.splitlines()[-1]) == (0, "passed"), good.output
-    network_with(network.doubled_scale("any", layer))(own_bundle, monkeypatch)
+    network_with(network.doubled_scale("any", 2))(own_bundle, monkeypatch)
     damaged = run("parity", own_bundle, *command)
     assert damaged.exit_code == 1, damaged.output
     *_, first, last = damaged.stdout.splitlines()
     assert last == "did not pass"
-    assert first.startswith(f"first to fail: stored weights: {name}.")
+    assert first.startswith("first to fail: stored weights: blocks.0.")
     assert first.endswith("; look at: weights")
 
 
