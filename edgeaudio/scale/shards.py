@@ -70,7 +70,7 @@ def is_archive(source: Path | str) -> bool:
 
 
 def negative_shards(
-    bundle: Bundle, source: Path | str, skipped: Sequence[str] = QUIET_FOLDERS, *, shard_bytes: int = SHARD_BYTES
+    bundle: Bundle, source: Path | str, skipped: Sequence[str] = QUIET_FOLDERS, *, shard_bytes: int | None = None
 ) -> list[Shard]:
     """The shards of a corpus without the bundle's keywords: those of its folders are passed over, and ``skipped`` ones.
 
@@ -78,7 +78,7 @@ def negative_shards(
         bundle: Whose keywords.
         source: A folder, or tar files as ``edgeaudio train --data`` takes them: ``talk-{000..031}.tar``, a URL.
         skipped: Names of further folders, or labels in tar files, that are passed over.
-        shard_bytes: Size from which a shard of a folder is full.
+        shard_bytes: Size from which a shard of a folder is full; None is :data:`SHARD_BYTES`.
 
     Raises:
         ParityError: The folder holds no recording.
@@ -94,13 +94,13 @@ def negative_shards(
     return cut(negative_files(bundle, Path(source), skipped), shard_bytes)
 
 
-def cut(files: Sequence[Path], shard_bytes: int = SHARD_BYTES) -> list[Shard]:
-    """Files in their order as shards, each with as many as it takes to reach ``shard_bytes``."""
-    shards, held, size = [], list[Path](), 0
+def cut(files: Sequence[Path], shard_bytes: int | None = None) -> list[Shard]:
+    """Files in their order as shards, each with as many as it takes to reach ``shard_bytes``, 64 MB if not given."""
+    shards, held, size, full = [], list[Path](), 0, shard_bytes or SHARD_BYTES
     for path in files:
         held.append(path)
         size += path.stat().st_size
-        if size >= shard_bytes:
+        if size >= full:
             shards.append(_recordings(held, size))
             held, size = [], 0
     return [*shards, _recordings(held, size)] if held else shards
