@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from edgeaudio.parity.float_reference import FloatReference, float_steps
 from edgeaudio.parity.stages import compare_codes
 from edgeaudio_models.zoo_entries import BUNDLE, entry_folder
 from edgeaudio_runtime.bundle import open_bundle
@@ -84,6 +85,14 @@ def test_parity_tells_of_streams_and_hears_clips_in_several_ways(face: Face, run
     # int8 may move a decision on the edge of a threshold, not more.
     assert abs(streams["float"]["misses"] - streams["int8"]["misses"]) <= 2
     assert streams["int8"]["false_accepts"] == other["int8"]
+
+
+def test_the_float_file_of_a_bundle_keeps_its_state_between_calls(face: Face) -> None:
+    bundle = open_bundle(face.bundle)
+    features = np.random.default_rng(0).standard_normal((40, bundle.features.n_features)).astype(np.float32)
+    hear_next = float_steps(bundle)()
+    parts = [hear_next(features[:12]), hear_next(features[12:])]
+    assert np.array_equal(np.concatenate(parts), FloatReference(bundle).run(features))
 
 
 def test_streams_are_for_keywords_and_hearings_for_comparisons(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeaudio.parity.float_reference import float_steps, module_steps
+from edgeaudio.parity.float_reference import _OnnxSteps, float_steps, module_steps
 from edgeaudio.parity.recordings import negative_files, positive_files, said_in
 from edgeaudio.parity.streams import (
     FLOAT,
@@ -167,3 +167,16 @@ def test_two_streams_of_one_network_do_not_share_a_state() -> None:
     first = one(features)
     one(features)
     assert np.array_equal(other(features), first)
+
+
+def test_a_network_of_windows_remembers_the_frames_before_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Eight frames a window and four a step, over 0, 1, ..., 15 after silence of zeros: sums by hand.
+    session = SimpleNamespace(run=lambda _, given: [given["features"].sum(axis=1)[:, None]])
+    steps = object.__new__(_OnnxSteps)
+    about = {"_whole": False, "_window": 8, "_step_frames": 4, "_session": session}
+    for name, value in {**about, "_silence": np.zeros((4, 1), np.float32)}.items():
+        monkeypatch.setattr(steps, name, value, raising=False)
+    features = np.arange(16, dtype=np.float32)[:, None]
+    hear_next = steps.start()
+    parts = [hear_next(features[:12]), hear_next(features[12:])]
+    assert np.concatenate(parts)[:, 0].tolist() == steps.run(features)[:, 0].tolist() == [6.0, 28.0, 60.0, 92.0]
