@@ -89,8 +89,7 @@ def _clip_judge(checkpoint: Checkpoint, measure: Measurements) -> Judge:
         assert isinstance(program, NumpyProgram)
         networks = KeywordNetworks(checkpoint=checkpoint, program=program)
         figures = keyword_figures(networks, clips, noises, data=measure.folder.resolve().name, split=split)
-        beside = ("macro", "confusion")
-        task = {name: value for name, value in figures["accuracy"].items() if name not in beside}
+        task = {name: value for name, value in figures["accuracy"].items() if name != "macro"}
         return Judged(figures=figures, task=task)
 
     return judge
