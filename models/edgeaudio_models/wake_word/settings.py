@@ -33,7 +33,7 @@ class WakeWordSettings:
     """Folders of speech without the phrase, below the background folder."""
     mining_clips: int = 1200
     """Further strings of words of the stream that is searched for false accepts."""
-    mined: int = 600
+    mined: int = 1500
     """Most windows to take from that stream."""
     mining_epochs: int = 4
     """Passes of the second training, which hears them too."""

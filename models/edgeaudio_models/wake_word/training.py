@@ -23,8 +23,6 @@ from edgeaudio_runtime.staging import refuse_overwrite
 
 KERNEL_SECONDS = 1.0
 """Longest phrase that the kernels of the recipe are meant for; longer ones get longer kernels."""
-MINED_REPEATS = 2
-"""How often a mined window counts beside the others without the phrase."""
 REPLAYED = (1.0, 0.88, 1.14)
 """Rates at which the stream is searched: other voices in the same recordings."""
 
@@ -192,11 +190,10 @@ def _replayed(stream: Int16, factor: float) -> Int16:
 
 
 def with_windows(data: TrainingData, windows: Int16) -> TrainingData:
-    """The data with ``windows`` as further rows without the phrase, each ``MINED_REPEATS`` times."""
-    more = np.repeat(windows, MINED_REPEATS, axis=0)
+    """The data with ``windows`` as further rows without the phrase."""
     train_part = Examples(
-        waveforms=np.concatenate([data.train.waveforms, more]),
-        label_indices=np.concatenate([data.train.label_indices, np.zeros(len(more), np.int64)]),
+        waveforms=np.concatenate([data.train.waveforms, windows]),
+        label_indices=np.concatenate([data.train.label_indices, np.zeros(len(windows), np.int64)]),
     )
     return replace(data, train=train_part)
 
