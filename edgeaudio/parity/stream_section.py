@@ -97,8 +97,8 @@ def hear_folders(
         negatives: Folders of recordings without one, or tar shards (:func:`edgeaudio.scale.shards.negative_shards`).
         thresholds: Of the DET curve.
         skipped: Names of folders that are passed over.
-        progress: Called with (recordings heard, recordings in all); tar files count as one.
-        count: Who counts the shards, and tells so; None is this process.
+        progress: Called with (recordings heard, recordings in all) of this process; tar files count as one.
+        count: Who counts the shards, and tells how far it is; None is this process.
 
     Raises:
         ParityError: A folder holds no recording.
@@ -107,7 +107,8 @@ def hear_folders(
     rate, settings = bundle.features.sample_rate, det_settings(bundle.detector_config, thresholds)
     said = [path for folder in positives for path in positive_files(bundle, folder, skipped)]
     shards = {source: negative_shards(bundle, source, skipped) for source in negatives}
-    total = len(said) + sum(len(shard.sources) for own in shards.values() for shard in own)
+    here = shards if count is None else {}
+    total = len(said) + sum(len(shard.sources) for own in here.values() for shard in own)
 
     def tick() -> None:
         nonlocal done
