@@ -92,6 +92,7 @@ def ray_pool(*, workers: int | None = None, address: str | None = None) -> Itera
         ParityError: Ray is not installed, or no cluster can be begun or reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reports what it is used for unless told not to
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: on a busy machine workers would stand still
     try:
         import ray
     except ImportError as error:
