@@ -167,7 +167,7 @@ def run_parity(
     if task is None:
         document = certificate(bundle, stages, streams=streams)
     else:
-        measured = task.measure(trained)
+        measured = task.measure(None if side is None else side.offline, None if trained is None else trained.module)
         parts = _blame(bundle, task, trained, budget, stages) if blame and trained is not None else None
         swept = _sweep(bundle, task, folder, trained, robustness_clips, budget) if robustness and folder else None
         document = certificate(

@@ -12,7 +12,8 @@ from edgeaudio.progress import progress_bar
 from edgeaudio_runtime.errors import ParityError
 
 if TYPE_CHECKING:
-    from edgeaudio_models.checkpoint import Checkpoint
+    from edgeaudio.parity.float_reference import FloatNetwork
+    from edgeaudio_models.streaming import StreamingModule
     from edgeaudio_runtime.bundle import Bundle
 
 PROBE_CLIPS = 64
@@ -45,7 +46,7 @@ class ClipTask:
             )
         self.probe = list(self.clips.waveforms[:: max(1, len(self.clips.labels) // PROBE_CLIPS)])
 
-    def measure(self, trained: Checkpoint | None) -> dict[str, Any]:
+    def measure(self, float_network: FloatNetwork | None, module: StreamingModule | None = None) -> dict[str, Any]:
         """The comparison (of a model that came as it is, its accuracy alone), as a certificate has it."""
         from edgeaudio.parity.as_is import is_as_is, score_alone
         from edgeaudio.parity.task import score_clips, task_details
@@ -61,7 +62,7 @@ class ClipTask:
         with progress_bar("scoring clips") as progress:
             scores = score_clips(
                 bundle, bundle.program("auto"), self.clips, hearings=self._hearings,
-                module=None if trained is None else trained.module, progress=progress,
+                float_network=float_network, module=module, progress=progress,
             )  # fmt: skip
         details = task_details(bundle.labels, scores, data=self._data, split=self._split)
         return {**scores.result().to_dict(), **details}
@@ -82,16 +83,15 @@ class StringTask:
         self.strings = join_words(words, sample_rate=bundle.features.sample_rate)
         self.probe: list[Int16] = [string.samples for string in self.strings[:PROBE_STRINGS]]
 
-    def measure(self, trained: Checkpoint | None) -> dict[str, Any]:
+    def measure(self, float_network: FloatNetwork | None, module: StreamingModule | None = None) -> dict[str, Any]:
         """The comparison, as a certificate has it."""
-        from edgeaudio.exporting import torch_side
         from edgeaudio.parity.word_errors import score_strings
 
         bundle = self._bundle
         with progress_bar("reading strings") as progress:
             result = score_strings(
                 bundle, bundle.program("auto"), self.strings, hearings=self._hearings,
-                float_network=None if trained is None else torch_side(trained).offline, progress=progress,
+                float_network=float_network, progress=progress,
             )  # fmt: skip
         return {**result.to_dict(), "data": self._data, "split": self._split}
 
