@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeaudio.parity.evidence import PARTS, evidence
+from edgeaudio.parity.evidence import PARTS, evidence, first_failure
 from edgeaudio.parity.float_view import FloatView
 from edgeaudio.parity.probe_audio import random_chunks
 from edgeaudio.parity.references import librosa_can_express, librosa_features
@@ -138,10 +138,15 @@ def blamed(parts: list[Part]) -> list[str]:
     return [part.name for part in sorted(parts, key=lambda part: -part.loss) if part.verdict == INFERIOR]
 
 
-def suspects(parts: list[Part]) -> list[str]:
-    """Names of the parts that are :func:`blamed`, then of those that some stage is evidence against, in their order."""
-    costly = blamed(parts)
-    return [*costly, *(part.name for part in parts if part.evidence and part.name not in costly)]
+def suspects(parts: list[Part], stages: Sequence[Stage] = ()) -> list[str]:
+    """Names of the parts to look at, the likeliest first.
+
+    The part of the first stage that failed: what a front end breaks may be paid for in the activations. Then those that
+    are :func:`blamed`, then all others that some stage is evidence against.
+    """
+    first = first_failure([stage.to_dict() for stage in stages])
+    named = [part.name for part in parts if part.evidence]
+    return list(dict.fromkeys([*([] if first is None else [first[1]]), *blamed(parts), *named]))
 
 
 def _part(name: str, swapped: str, result: TaskResult, budget: float, failed: tuple[str, ...]) -> Part:

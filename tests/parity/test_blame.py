@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from edgeaudio.exporting import torch_side
-from edgeaudio.parity.as_trained import compare_with_training
-from edgeaudio.parity.blame import PARTS, Trained, blamed, find_blame
+from edgeaudio.parity.as_trained import compare_settings, compare_with_training
+from edgeaudio.parity.blame import PARTS, Part, Trained, blamed, find_blame, suspects
 from edgeaudio.parity.float_view import FloatView
 from edgeaudio.parity.task import LabelledClips
 from edgeaudio_models.checkpoint import Checkpoint, load_checkpoint
@@ -231,6 +231,28 @@ def test_blame_falls_on_the_part_with_the_fault(
     bundle, program = planted(own, fault)
     parts = find_blame(bundle, trained, clips, program=program)
     assert blamed(parts)[:1] == [part], [(each.name, each.before, each.after, each.verdict) for each in parts]
+
+
+def part(name: str, verdict: str, loss: float, *evidence: str) -> Part:
+    return Part(
+        name=name, swapped="", before=0.9, after=0.9 - loss, ci95=(-loss, -loss), agreement=1.0, verdict=verdict,
+        evidence=evidence,
+    )  # fmt: skip
+
+
+def test_the_first_stage_that_failed_says_where_to_look_first() -> None:
+    parts = [
+        part("front end", "non-inferior", 0.0, "feature specification: input_scale"),
+        part("weights", "non-inferior", 0.0),
+        part("activations", "inferior", 0.5, "quantization"),
+        part("runtime", "inferior", 0.6),
+    ]
+    failed = compare_settings("feature specification", {"input_scale": 1.0}, {"input_scale": 32768.0})
+    assert suspects(parts, [failed]) == ["front end", "runtime", "activations"]
+    assert suspects(parts) == ["runtime", "activations", "front end"]
+    assert suspects(parts[1:2]) == []
+    assert parts[0].to_dict()["evidence"] == ["feature specification: input_scale"]
+    assert "evidence" not in parts[1].to_dict()
 
 
 def test_the_float_view_of_a_graph_is_the_float_network_with_rounded_weights(

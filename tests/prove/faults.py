@@ -38,7 +38,7 @@ class Outcome:
     named: str
     """What the first of them names."""
     suspected: tuple[str, ...]
-    """Parts that blame names, the costliest first; empty where it was not asked."""
+    """Parts that blame names, the likeliest first; empty where it was not asked."""
     costly: tuple[str, ...]
     """Those of them that are shown to lose more than the budget."""
 
@@ -49,7 +49,7 @@ class Outcome:
         if self.fault.caught == LOADING:
             return self.fault.names in first
         named = first == self.fault.caught and self.fault.names in self.named
-        return named and (not self.suspected or self.fault.part in self.suspected)
+        return named and (not self.suspected or self.fault.part == self.suspected[0])
 
 
 def plant_all(made_from: Original, clips: LabelledClips | None, *, progress: Say) -> Iterator[Outcome]:
@@ -78,7 +78,7 @@ def examine(fault: Fault, folder: Path, made_from: Original, clips: LabelledClip
         parts = _blame(folder, made_from, clips, found)
     return Outcome(
         fault=fault, failed=(*(stage.name for stage in failed), *([message] if message else [])),
-        named=", ".join(failed[0].culprits) if failed else "", suspected=tuple(suspects(parts)),
+        named=", ".join(failed[0].culprits) if failed else "", suspected=tuple(suspects(parts, found)) if parts else (),
         costly=tuple(blamed(parts)),
     )  # fmt: skip
 
