@@ -433,10 +433,9 @@ class _Ladder:
         answers = {program.engine: self._answer(program) for program in self._programs}
         answers[engine] = self._answers[engine]
         agreeing = {name for name, codes in answers.items() if np.array_equal(codes, answers[engine])}
-        if len(agreeing) == 1:
-            return ARTIFACTS[engine]
         suspects = {"numpy": ARTIFACTS["numpy"], "numpy native": "model.json"}
-        return suspects.get(" ".join(sorted(set(answers) - agreeing, reverse=True)), ARTIFACTS[engine])
+        others = " ".join(sorted(set(answers) - agreeing, reverse=True)) if len(agreeing) > 1 else ""
+        return suspects.get(others, ARTIFACTS.get(engine, engine))
 
     def _is_exact(self, program: Program) -> bool:
         return program.numerics == self.bundle.manifest.quantization.requantization
