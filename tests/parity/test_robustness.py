@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy.stats import norm
 
+from edgeaudio.cli import main
+from edgeaudio.parity.certificate import certificate
 from edgeaudio.parity.conditions import (
     Condition,
     all_conditions,
@@ -23,6 +28,7 @@ from edgeaudio.parity.robustness import (
     StringSubject,
     changed_clips,
     changed_strings,
+    conditions_of,
     judged,
     spread_clips,
     sweep_conditions,
@@ -32,6 +38,7 @@ from edgeaudio.parity.task import LabelledClips, score_clips
 from edgeaudio.parity.verdict import INFERIOR, NON_INFERIOR, NOT_ENOUGH_DATA
 from edgeaudio.parity.word_errors import SpokenString
 from edgeaudio.zoo.noise import Noise
+from edgeaudio_models.audio_files import write_wav
 from edgeaudio_models.checkpoint import load_checkpoint
 from edgeaudio_models.zoo_entries import BUNDLE, entry_folder
 from edgeaudio_runtime.bundle import Bundle, open_bundle
@@ -310,3 +317,60 @@ class AsIs:
 def test_a_model_without_a_float_network_is_refused(subject: Any) -> None:
     with pytest.raises(ParityError, match=r"bundle='foreign' came as it is, .*; leave --robustness out"):
         subject(AsIs(), None, None)
+
+
+def test_strings_are_read_by_both_networks_under_a_condition(tmp_path: Path) -> None:
+    path = Path(__file__).parents[1] / "runtime" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("listening_bundles", path)
+    assert spec is not None
+    assert spec.loader is not None
+    bundles = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bundles)
+    bundle = open_bundle(bundles.write_test_bundle(tmp_path / "ctc", task="ctc"))
+    program = bundle.program("numpy")
+    quiet = np.zeros(RATE // 2)
+    burst = np.concatenate([quiet, bundles.noise_word("low", 0.3, seed=0), quiet]).astype(np.int16)
+    strings = [
+        SpokenString(samples=burst, words=("l",), speaker=""),
+        SpokenString(samples=burst, words=("h",), speaker=""),
+    ]
+
+    def deaf(features: np.ndarray) -> np.ndarray:
+        return np.tile(np.float32([1.0, 0.0, 0.0]), (len(features) // 4, 1))
+
+    found = StringSubject(bundle, program, strings, float_network=deaf).measure(by_name("gain -10 dB"))
+    # Float deletes both words; int8 reads "l" twice, which is right once and a substitution once.
+    assert (found["metric"], found["float"], found["int8"]) == ("word_error_rate", 1.0, 0.5)
+    assert found["int8_errors"] == {"substitutions": 1, "deletions": 0, "insertions": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--robustness"], "robustness is measured on labelled recordings; give --data too"),
+        (["--robustness-clips", "5"], "robustness_clips=5 are heard under conditions; give --robustness too"),
+    ],
+)
+def test_the_command_says_what_is_missing_before_it_works(options: list[str], message: str) -> None:
+    refused = CliRunner().invoke(main, ["parity", str(entry_folder("kws-12-small") / BUNDLE), *options])
+    assert refused.exit_code == 2
+    assert refused.stderr == f"edgeaudio: {message}\n"
+
+
+def test_recorded_noise_is_heard_where_the_corpus_has_some(small: Bundle, tmp_path: Path) -> None:
+    assert len(conditions_of(small, tmp_path)) == 23
+    noise = tmp_path / "_background_noise_" / "hum.wav"
+    noise.parent.mkdir()
+    write_wav(noise, tone(50), RATE)
+    conditions = conditions_of(small, tmp_path)
+    assert len(conditions) == 27
+    heard_noise = next(each.noise for each in conditions if each.name == "recorded noise, 5 dB")
+    assert heard_noise is not None
+    assert np.array_equal(heard_noise.samples, tone(50))
+
+
+@pytest.mark.parametrize(("verdict", "passed"), [(NON_INFERIOR, True), (NOT_ENOUGH_DATA, True), (INFERIOR, False)])
+def test_a_certificate_fails_only_where_a_condition_is_inferior(small: Bundle, verdict: str, passed: bool) -> None:
+    document = certificate(small, [], robustness={"verdict": verdict})
+    assert document["passed"] is passed
+    assert document["robustness"] == {"verdict": verdict}
