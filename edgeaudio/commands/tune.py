@@ -103,7 +103,7 @@ def render_tuning(values: dict[str, Any]) -> str:
     if values["latency_s"]:
         latency = values["latency_s"]
         lines.append(
-            f"reported {latency['p50']:.2f} s after the end of the word (median), {latency['p95']:.2f} s (95 %)"
+            f"reported {latency['p50']:.2f} s after the end of the sound (median), {latency['p95']:.2f} s (95 %)"
         )
     reported = values["reported"]
     lines.append(

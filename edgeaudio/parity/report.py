@@ -49,6 +49,8 @@ def _task(task: Mapping[str, Any]) -> Iterator[str]:
     )
     if unit == "strings":
         yield f"  {task['n_words']} words heard in {task['n_hearings']} ways; speakers: {task['n_speakers']}"
+    elif task.get("n_hearings", 1) > 1:
+        yield f"  each clip heard in {task['n_hearings']} fixed shifts and gains"
     if "verdict" in task:
         yield f"  {task['verdict']}: at most {100 * task['budget']:g} points may be lost"
     for name, other in task.get("subsets", {}).items():

@@ -64,6 +64,13 @@ def test_the_badge_says_in_one_line_how_the_proof_ended(document: dict[str, Any]
     assert badge_line(good) == "**edgeaudio parity: passed** (1 of 1 stages; `kws`)"
 
 
+def test_the_table_says_in_how_many_ways_clips_were_heard(document: dict[str, Any]) -> None:
+    line = "  each clip heard in 4 fixed shifts and gains"
+    assert line not in render_stages(document).splitlines()
+    document["task"]["n_hearings"] = 4
+    assert line in render_stages(document).splitlines()
+
+
 def test_the_table_says_the_verdict(document: dict[str, Any]) -> None:
     assert "  inferior: at most 0.3 points may be lost" in render_stages(document).splitlines()
 
