@@ -13,7 +13,8 @@ from edgeaudio_models.checkpoint import load_checkpoint
 from edgeaudio_models.zoo_entries import BUNDLE, entry_folder
 from edgeaudio_runtime.errors import EdgeAudioError
 from tests.parity.faults.examination import IN_C, Original, applies, first_failed, original, shorten, stages
-from tests.parity.faults.planting import LOADING, Fault
+from tests.parity.faults.network import one_bias_code
+from tests.parity.faults.planting import LOADING, Fault, artifact_with, write_json
 from tests.parity.faults.registry import FAULTS, NAME, NETWORK, table
 
 
@@ -55,6 +56,17 @@ def test_a_planted_fault_is_caught_first_by_its_stage_and_named(
     assert found is not None
     assert found[1] == fault.part
     assert list(evidence([failed.to_dict()])) == [fault.part]
+
+
+def test_a_graph_that_two_other_files_contradict_is_named_itself(
+    made_from: Original, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch)
+    artifact_with(write_json, one_bias_code)(own, monkeypatch)
+    failed = first_failed(own, quick(made_from))
+    assert failed is not None
+    assert failed.name.startswith("engine ")
+    assert failed.culprits == ("model.json",)
 
 
 def test_the_faults_are_many_and_different() -> None:
