@@ -61,8 +61,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...] | None]] = {
     "edgeaudio_level": (ctypes.c_int32, ()),
     "edgeaudio_run": (None, None),
 }
-"""Result and arguments of what is called; None where a ``c_void_p`` made once comes first and numbers are C's int: ctypes
-takes these as they are, in half the time."""
+"""Result and arguments of what is called; None where a ``c_void_p`` made once comes first and numbers are C's int:
+ctypes takes these as they are, in half the time."""
 
 
 class CopyStruct(ctypes.Structure):
