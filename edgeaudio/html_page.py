@@ -54,6 +54,8 @@ class Figure:
     """An ``<svg>`` element, as ``edgeaudio.plots`` draws it; the one part that is not escaped."""
     caption: str
     """What it shows, with units."""
+    tall: bool = False
+    """Whether it may take a whole printed page; others take half of one at most."""
 
     def __post_init__(self) -> None:
         if not self.svg.startswith("<svg"):
@@ -163,7 +165,7 @@ def _classes(**named: bool) -> str:
 
 def _figure(part: Figure) -> str:
     svg = part.svg.replace("<svg", f'<svg role="img" aria-label="{escape(part.caption)}"', 1)
-    return f"<figure>\n{svg}\n<figcaption>{escape(part.caption)}</figcaption>\n</figure>"
+    return f"<figure{_classes(tall=part.tall)}>\n{svg}\n<figcaption>{escape(part.caption)}</figcaption>\n</figure>"
 
 
 def _command(part: Command) -> str:
@@ -222,6 +224,7 @@ pre.lines { background: #f4f5f7; padding: 0.5rem 0.8rem; margin: 0.6rem 0; font-
   figure, table, tr, pre { break-inside: avoid; }
   figure { margin: 0.6rem 0; }
   figure svg { max-height: 125mm; }
+  figure.tall svg { max-height: 235mm; }
   caption, figcaption { font-size: 8.5pt; }
   h2 { break-after: avoid; }
   .wide { overflow: visible; }

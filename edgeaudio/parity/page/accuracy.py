@@ -43,7 +43,7 @@ def confusion_figure(confusion: Mapping[str, Any]) -> Figure:
         difference = HeatMap(title="int8 - float", counts=more, signed=True)
         maps = [HeatMap(title="float", counts=confusion["float"]), *maps, difference]
         caption += " Below, how many more or fewer int8 has; an empty matrix is no difference."
-    return Figure(svg=heat_map_plot(maps, labels, x_label="answer", y_label="right label"), caption=caption)
+    return Figure(svg=heat_map_plot(maps, labels, x_label="answer", y_label="right label"), caption=caption, tall=True)
 
 
 def blame_sections(parts: Sequence[Mapping[str, Any]] | None) -> Iterator[Section]:

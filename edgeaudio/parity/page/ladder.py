@@ -9,7 +9,7 @@ from typing import Any
 from edgeaudio.card import worst
 from edgeaudio.html_page import Figure, Table
 
-RUNG_HEIGHT, WIDTH = 38, 760
+RUNG_HEIGHT, WIDTH = 32, 760
 """Of the picture of the ladder, in pixels."""
 _GREEN, _RED = "#00795c", "#b3261e"
 
@@ -17,7 +17,9 @@ _GREEN, _RED = "#00795c", "#b3261e"
 def ladder_parts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Figure | Table]:
     """Picture and table of the stages."""
     yield Figure(
-        svg=ladder_svg(rows), caption="Every pair of neighbours from sound to event, and how far they are apart."
+        svg=ladder_svg(rows),
+        caption="Every pair of neighbours from sound to event, and how far they are apart.",
+        tall=True,
     )
     yield Table(
         columns=("stage", "reference", "candidate", "compared", "outside", "worst", "rule", "verdict"),
