@@ -26,7 +26,7 @@ from edgeaudio.scale.choosing import Place, shard_counter
 from edgeaudio_runtime.bundle import Bundle, open_bundle
 from edgeaudio_runtime.errors import EdgeAudioError
 
-THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
+THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, *(round(0.01 * i, 2) for i in range(80, 100)))
 CLAIMED_RATES = (10.0, 1.0, 0.1)
 """Rates an hour for which the hours needed are told."""
 

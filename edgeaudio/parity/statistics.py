@@ -31,7 +31,7 @@ class TaskResult:
     delta: float
     """``candidate - reference``; negative is a loss."""
     ci95: tuple[float, float]
-    """95 % interval of ``delta``, bootstrapped over speakers."""
+    """95 % interval of ``delta``, bootstrapped over speakers; where no clip differs, see :func:`unseen_change`."""
     candidate_ci95: tuple[float, float]
     """95 % interval of ``candidate``, bootstrapped over speakers."""
     reference_ci95: tuple[float, float]
@@ -101,12 +101,13 @@ def compare_decisions(
     samples = resample_by_speaker(right.mean(axis=1), speakers, seed)
     accuracy = right.mean(axis=(0, 1))
     lost, won = right[..., 0] & ~right[..., 1], ~right[..., 0] & right[..., 1]
+    change = percentile_interval(samples[:, 1] - samples[:, 0])
     return TaskResult(
         metric="accuracy",
         reference=float(accuracy[0]),
         candidate=float(accuracy[1]),
         delta=float(accuracy[1] - accuracy[0]),
-        ci95=percentile_interval(samples[:, 1] - samples[:, 0]),
+        ci95=change if lost.any() or won.any() else unseen_change(n),
         candidate_ci95=percentile_interval(samples[:, 1]),
         reference_ci95=percentile_interval(samples[:, 0]),
         agreement=float(accuracy[2]),
@@ -118,6 +119,16 @@ def compare_decisions(
         n_hearings=first.shape[1],
         n_speakers=len(_units(speakers)[0]),
     )
+
+
+def unseen_change(n: int) -> tuple[float, float]:
+    """Interval of a change that none of ``n`` clips shows: resampling them would call it exactly zero.
+
+    Where a share of ``-ln(0.05) / n`` of all clips were decided otherwise, ``n`` of them would show none with a
+    probability of 5 % (the rule of three; Hanley and Lippman-Hand, JAMA 249, 1983). Hearings of a clip add nothing.
+    """
+    most = min(1.0, -math.log(0.05) / n)
+    return -most, most
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:

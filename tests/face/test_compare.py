@@ -24,7 +24,8 @@ def test_a_bundle_is_not_worse_than_itself_on_clips(face: Face, run: Run) -> Non
     document = json.loads(result.stdout)
     assert document["worse"] is False
     assert {change["verdict"] for change in document["changes"]} == {"same"}
-    assert "non-inferior" in document["changes"][0]["what"]
+    # Equal answers on so few clips bound a loss by far more than the budget.
+    assert "not enough data" in document["changes"][0]["what"]
 
 
 def test_a_stage_that_no_longer_passes_is_worse(face: Face, run: Run, own_bundle: Path) -> None:

@@ -16,6 +16,7 @@ from edgeaudio.parity.statistics import (
     percentile_interval,
     resample_by_speaker,
 )
+from edgeaudio.parity.verdict import NON_INFERIOR, NOT_ENOUGH_DATA, judge_change
 from edgeaudio.speech_gate import area_under_roc
 from edgeaudio_runtime.errors import ParityError
 
@@ -33,11 +34,6 @@ def test_accuracy_delta_and_agreement_of_a_hand_counted_case() -> None:
     assert (result.reference, result.candidate, result.n) == (0.8, 0.7, 10)
     assert result.delta == pytest.approx(-0.1)
     assert result.agreement == pytest.approx(0.8)
-
-
-def test_interval_of_equal_decisions_is_a_point() -> None:
-    decisions = np.array([0, 1, 0, 1])
-    assert compare_decisions(np.array([0, 1, 1, 1]), decisions, decisions, ["a", "a", "b", ""]).ci95 == (0.0, 0.0)
 
 
 def test_independent_clips_give_the_binomial_interval() -> None:
@@ -108,9 +104,19 @@ def test_agreement_has_the_interval_of_its_share() -> None:
     truth, reference = np.zeros(1000, dtype=int), np.ones(1000, dtype=int)
     candidate = 1 + (np.arange(1000) % 10 == 0).astype(int)
     result = compare_decisions(truth, reference, candidate, [""] * 1000)
-    assert (result.delta, result.ci95, result.agreement) == (0.0, (0.0, 0.0), 0.9)
+    assert (result.delta, result.agreement) == (0.0, 0.9)
     low, high = result.agreement_ci95
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.09 / 1000), rel=0.05)
+
+
+def test_clips_that_show_no_change_bound_it_by_their_number() -> None:
+    # The rule of three: a change in 3 of n clips would hardly show in none of them.
+    truth = np.zeros(100, dtype=int)
+    result = compare_decisions(truth, truth, truth, ["one", "other"] * 50)
+    assert result.ci95 == pytest.approx((-0.0299573, 0.0299573), abs=1e-6)
+    assert judge_change(result.ci95, 0.02) == NOT_ENOUGH_DATA
+    assert judge_change(result.ci95, 0.03) == NON_INFERIOR
+    assert compare_decisions(truth[:2], truth[:2], truth[:2], ["", ""]).ci95 == (-1.0, 1.0)
 
 
 def test_other_numbers_of_hearings_are_refused() -> None:
