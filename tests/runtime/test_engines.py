@@ -237,3 +237,22 @@ def test_a_model_of_other_sizes_than_its_manifest_says_is_refused(engine: str, c
     words = "the model takes 24 values a step and answers 3, the manifest says"
     with pytest.raises(EngineError, match=words):
         opened.session()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (b"logitz", "the model has no tensor 'logits'; export the bundle again"),
+        (b"logit\xf4", "a tensor of the model has a name that is no UTF-8; export the bundle again"),
+    ],
+)
+def test_a_model_with_other_names_than_agreed_is_refused(name: bytes, words: str) -> None:
+    pytest.importorskip("flatbuffers", reason="writing the .tflite artifact needs flatbuffers")
+    from edgeaudio_export.targets.tflite_target import to_tflite
+
+    graph = residual_graph(channels=8, blocks=1, window=10, n_features=6, n_labels=3)
+    model = to_tflite(graph)
+    assert b"logits" in model
+    initial = tuple(state.initial for state in graph.states)
+    with pytest.raises(EngineError, match=words):
+        LiteRtProgram(model.replace(b"logits", name), SMALL.signature, initial).session()

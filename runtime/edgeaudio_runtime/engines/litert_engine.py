@@ -65,8 +65,12 @@ class LiteRtProgram:
         self._memory: Callable[..., TensorMemory] = InPlaceMemory if in_place else CopyingMemory
         self._tensors, self._hidden_state = dict(tensors or {}), hidden_state
         interpreter = self.interpreter()
-        names = [detail["name"] for detail in interpreter.get_input_details()]
-        self._has_int16 = any(detail["dtype"] is np.int16 for detail in interpreter.get_tensor_details())
+        try:
+            names = [detail["name"] for detail in interpreter.get_input_details()]
+            interpreter.get_output_details()  # for their names
+            self._has_int16 = any(detail["dtype"] is np.int16 for detail in interpreter.get_tensor_details())
+        except UnicodeDecodeError as error:
+            raise EngineError("a tensor of the model has a name that is no UTF-8; export the bundle again") from error
         check_initial_states(initial_states, tuple(name for name in names if name != self._name("features")))
 
     @property
@@ -104,16 +108,27 @@ class LiteRtProgram:
         interpreter = self.interpreter()
         inputs = {detail["name"]: detail for detail in interpreter.get_input_details()}
         outputs = {detail["name"]: detail for detail in interpreter.get_output_details()}
-        features, logits = inputs[self._name("features")], outputs[self._name("logits")]
-        pairs = tuple(
-            (inputs[self._name(f"state_{i}_in")]["index"], outputs[self._name(f"state_{i}_out")]["index"])
-            for i in range(len(self._initial_states))
-        )
+        try:
+            features, logits = inputs[self._name("features")], outputs[self._name("logits")]
+            pairs = tuple(
+                (inputs[self._name(f"state_{i}_in")]["index"], outputs[self._name(f"state_{i}_out")]["index"])
+                for i in range(len(self._initial_states))
+            )
+        except KeyError as error:
+            raise EngineError(f"the model has no tensor {error.args[0]!r}; export the bundle again") from error
+        if not self._hidden_state:  # what cannot run says so when it does; states are filled after this
+            self._run_once(interpreter)
         memory = self._memory(interpreter, features["index"], logits["index"], pairs, self._signature)
         dtypes = (features["dtype"], logits["dtype"])
         if {np.float32, np.uint8}.isdisjoint(dtypes):
             return memory
         return ConvertingMemory(memory, self._signature, dtypes)
+
+    def _run_once(self, interpreter: Any) -> None:
+        try:
+            interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(f"litert cannot run the model: {str(error).splitlines()[0]}") from error
 
     def _name(self, role: str) -> str:
         return self._tensors.get(role, role)
