@@ -37,8 +37,8 @@ class Outcome:
     """Stages that failed, in their order; the message of what did not load."""
     named: str
     """What the first of them names."""
-    suspected: tuple[str, ...]
-    """Parts that blame names, the likeliest first; empty where it was not asked."""
+    suspected: tuple[str, ...] | None
+    """Parts that blame names, the likeliest first; None where it was not asked."""
     costly: tuple[str, ...]
     """Those of them that are shown to lose more than the budget."""
 
@@ -49,7 +49,7 @@ class Outcome:
         if self.fault.caught == LOADING:
             return self.fault.names in first
         named = first == self.fault.caught and self.fault.names in self.named
-        return named and (not self.suspected or self.fault.part == self.suspected[0])
+        return named and (self.suspected is None or self.suspected[:1] == (self.fault.part,))
 
 
 def plant_all(made_from: Original, clips: LabelledClips | None, *, progress: Say) -> Iterator[Outcome]:
@@ -73,14 +73,15 @@ def examine(fault: Fault, folder: Path, made_from: Original, clips: LabelledClip
     except EdgeAudioError as error:
         message = str(error)
     failed = [stage for stage in found if not stage.passed]
-    parts: list[Part] = []
+    parts: list[Part] | None = None
     counted = not any(stage.name == "frame count" for stage in failed)  # else no network takes the frames
     if clips is not None and failed and counted and not message:
         parts = _blame(folder, made_from, clips, found)
     return Outcome(
         fault=fault, failed=(*(stage.name for stage in failed), *([message] if message else [])),
-        named=", ".join(failed[0].culprits) if failed else "", suspected=tuple(suspects(parts, found)) if parts else (),
-        costly=tuple(blamed(parts)),
+        named=", ".join(failed[0].culprits) if failed else "",
+        suspected=None if parts is None else tuple(suspects(parts, found)),
+        costly=tuple(blamed(parts or [])),
     )  # fmt: skip
 
 
