@@ -207,7 +207,9 @@ class _Paths:
         streamed, features = np.concatenate([*said, last_codes]), np.concatenate([*heard, last_features])
         yield self._meant(streamed)
         yield int(streamed[-1].argmax())
-        loudness = activity(bundle.features, features)
+        # A stream that loses steps is judged by those it has.
+        n_frames = len(streamed) // network.outputs_per_step * self._step
+        loudness = activity(bundle.features, features)[:n_frames]
         for config in (self._trained.detector, bundle.detector_config):
             yield self._event(config, streamed, loudness)
 
