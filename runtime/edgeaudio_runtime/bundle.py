@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeaudio_runtime.bounds import check_artifacts, check_boundary
@@ -17,6 +16,9 @@ from edgeaudio_runtime.extent import StreamClock
 from edgeaudio_runtime.manifest import Artifact, Manifest
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from edgeaudio_runtime.ctc_decoder import DecoderConfig
     from edgeaudio_runtime.detector_config import DetectorConfig
     from edgeaudio_runtime.engines.base import Program
@@ -37,13 +39,13 @@ runs what "numpy" runs, if the core computes all of it."""
 class Bundle:
     """A model with everything a device needs, checked against its manifest. Made by :func:`open_bundle`."""
 
-    def __init__(self, files: BundleFiles, *, path: Path) -> None:
+    def __init__(self, files: BundleFiles, *, path: str | os.PathLike[str]) -> None:
         """Read the manifest and verify the size and SHA-256 of every artifact it names.
 
         Raises:
             BundleError: Missing or altered files, a newer schema, or a manifest that contradicts itself.
         """
-        self.path = path
+        self._path = path
         self._files = files
         self.manifest = Manifest.from_dict(read_json(files, "manifest.json"))
         check_artifacts([artifact.size for artifact in self.manifest.artifacts])
@@ -69,6 +71,13 @@ class Bundle:
         if not spec.streamable and manifest.mode == "streaming":
             raise BundleError("mode='streaming', but the features need the whole recording; export it as 'windowed'")
         check_boundary(manifest, spec)
+
+    @cached_property
+    def path(self) -> Path:
+        """Where it lies."""
+        from pathlib import Path
+
+        return Path(self._path)
 
     @cached_property
     def features(self) -> FeatureSpec:
@@ -214,7 +223,7 @@ class Bundle:
         return engine
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle directory, or the same packed into a ``.zip`` (never unpacked), and verify all of it.
 
     Args:
@@ -223,7 +232,6 @@ def open_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: Missing, incomplete, altered, newer than this runtime, or leading out of itself.
     """
-    path = Path(path)
     return Bundle(open_files(path), path=path)
 
 

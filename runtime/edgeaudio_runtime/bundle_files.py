@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import Protocol
 
 from edgeaudio_runtime.errors import BundleError
@@ -26,16 +25,16 @@ class BundleFiles(Protocol):
         ...
 
 
-def open_files(path: Path) -> BundleFiles:
+def open_files(path: str | os.PathLike[str]) -> BundleFiles:
     """Open a bundle directory or zip file for reading.
 
     Raises:
         BundleError: ``path`` does not exist, is neither, or is a zip file that no bundle writer made.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return DirectoryFiles(path)
-    if not path.exists():
-        raise BundleError(f"bundle {str(path)!r} does not exist; pass a bundle directory or its .zip")
+    if not os.path.exists(path):
+        raise BundleError(f"bundle {os.fspath(path)!r} does not exist; pass a bundle directory or its .zip")
     from edgeaudio_runtime.bundle_zip import ZipFiles  # zipfile takes longer to import than all the rest
 
     return ZipFiles(path)
@@ -44,12 +43,14 @@ def open_files(path: Path) -> BundleFiles:
 class DirectoryFiles:
     """A bundle that lies in a directory."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
+    # os.path instead of pathlib, whose import takes longer than that of this module and its next five.
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = os.path.realpath(root)
 
     def has(self, path: str) -> bool:
         """Whether ``path`` names a file of the bundle."""
-        return self._resolve(path).is_file()
+        return os.path.isfile(self._resolve(path))
 
     def read(self, path: str, *, limit: int = MAX_FILE_BYTES) -> bytes:
         """Bytes of ``path``; see :class:`BundleFiles`."""
@@ -70,13 +71,13 @@ class DirectoryFiles:
         finally:
             os.close(descriptor)
 
-    def _resolve(self, path: str) -> Path:
+    def _resolve(self, path: str) -> str:
         try:
-            target = (self._root / check_path(path)).resolve()
-        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+            target = os.path.realpath(os.path.join(self._root, check_path(path)))
+        except OSError as error:
             raise BundleError(f"cannot read {path!r} of the bundle: {error}; copy the whole bundle again") from error
-        if not target.is_relative_to(self._root):
-            raise BundleError(f"{path!r} leads out of the bundle, to {str(target)!r}; a bundle holds its own files")
+        if os.path.commonpath([self._root, target]) != self._root:
+            raise BundleError(f"{path!r} leads out of the bundle, to {target!r}; a bundle holds its own files")
         return target
 
 

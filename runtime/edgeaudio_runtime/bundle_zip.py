@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 import zipfile
 import zlib
-from pathlib import Path
 
 from edgeaudio_runtime.bundle_files import MAX_FILE_BYTES, limited
 from edgeaudio_runtime.errors import BundleError
@@ -22,9 +22,9 @@ _DAMAGE = (OSError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, Valu
 class ZipFiles:
     """A bundle packed into one zip file."""
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file() or not zipfile.is_zipfile(path):
-            raise BundleError(f"{str(path)!r} is neither a directory nor a .zip file; pass a bundle")
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not os.path.isfile(path) or not zipfile.is_zipfile(path):
+            raise BundleError(f"{os.fspath(path)!r} is neither a directory nor a .zip file; pass a bundle")
         self._path = path
         with self._open() as archive:
             entries = archive.infolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -11,14 +11,14 @@ from edgeaudio_runtime.detector_config import check_number
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.manifest import checked_fields
 from edgeaudio_runtime.ngram import NgramModel
+from edgeaudio_runtime.record import Record
 
 DECODER_SCHEMA_VERSION = 1
 LONGEST_BEAM_S = 60.0
 """A beam search ends a transcript after this time where ``max_utterance_s`` sets none."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderConfig:
+class DecoderConfig(Record):
     """``decoder.json``: how labels become text and when a transcript is complete."""
 
     schema_version: int = DECODER_SCHEMA_VERSION

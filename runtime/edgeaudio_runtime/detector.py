@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from edgeaudio_runtime.noise_gate import NoiseGate
 from edgeaudio_runtime.probabilities import SmoothedProbabilities, Watch
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.recent import RecentRows
+from edgeaudio_runtime.record import Record
 
 Codes = npt.NDArray[np.integer[Any]]
 Float64 = npt.NDArray[np.float64]
@@ -327,8 +327,7 @@ class KeywordDetector:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Crossing:
+class _Crossing(Record):
     """A label that fired and whose word may not have ended."""
 
     best: int

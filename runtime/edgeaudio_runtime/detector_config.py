@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from types import MappingProxyType
 from typing import Any
 
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.manifest import checked_fields
+from edgeaudio_runtime.record import Record
 
 DETECTOR_SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectorConfig:
+class DetectorConfig(Record):
     """``detector.json``: when a keyword counts as heard. ``edgeaudio tune`` replaces it."""
 
     schema_version: int = DETECTOR_SCHEMA_VERSION

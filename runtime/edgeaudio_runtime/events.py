@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from edgeaudio_runtime.record import Record
 
 _TIME_DECIMALS = 4
 """JSON times are rounded to 0.1 ms, more than two samples at 16 kHz."""
 _SCORE_DECIMALS = 6
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KeywordEvent:
+class KeywordEvent(Record):
     """A keyword was detected."""
 
     label: str
@@ -44,8 +44,7 @@ class KeywordEvent:
         return line if self.bundle is None else {**line, "bundle": self.bundle}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Token:
+class Token(Record):
     """One label of a transcript, or one of its words."""
 
     label: str
@@ -61,8 +60,7 @@ class Token:
         return {"label": self.label, **times, "score": score}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TranscriptEvent:
+class TranscriptEvent(Record):
     """The transcript grew (``final`` false) or is complete (``final`` true)."""
 
     text: str

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+
+from edgeaudio_runtime.record import Record
 
 _MARGIN_S = 0.5
 """Remembered beyond the averaging window, so that the pause before the word shows where the floor is."""
@@ -20,8 +20,7 @@ _MIN_CONTRAST = 0.05
 """Peak minus floor below this share of the larger size of the two is no contrast."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StreamClock:
+class StreamClock(Record):
     """Ties network outputs and feature frames to seconds of audio since the last reset."""
 
     sample_rate: int

@@ -11,10 +11,11 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar
 
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.record import Record
 
 CANONICAL_VERSION = 1
 """Version of the canonical JSON under the hash; a new field with a default does not change it."""
@@ -23,8 +24,7 @@ MICRO_N_FFT = 512
 """Points of the fixed-point FFT."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeatureSpec(ABC):
+class FeatureSpec(Record, ABC):
     """What every kind of feature specification has: a rate, a frame grid and a number of values a frame.
 
     Frame ``i`` covers the samples ``first_offset + i * hop_length`` up to, not including, ``+ win_length``.
@@ -116,7 +116,6 @@ class FeatureSpec(ABC):
         return spec_type(**given)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class MelSpec(FeatureSpec):
     """Log-mel features or mel cepstra, the way every float front end of the field computes them.
 
@@ -194,7 +193,7 @@ class MelSpec(FeatureSpec):
 
     def __post_init__(self) -> None:
         # Two-argument super(): with slots=True the class is rebuilt and the short form would point at the old one.
-        super(MelSpec, self).__post_init__()
+        super().__post_init__()
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SpecError(f"{name}={getattr(self, name)!r} must be one of {list(choices)}")
@@ -253,7 +252,6 @@ class MelSpec(FeatureSpec):
         return self.utterance == "none" and self.edge == "zeros"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class PcmSpec(FeatureSpec):
     """Raw samples in -1..1, a frame at a time, for networks that have their front end inside."""
 
@@ -265,7 +263,6 @@ class PcmSpec(FeatureSpec):
         return self.win_length
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class MicrofrontendSpec(FeatureSpec):
     """The fixed-point front end of TensorFlow Lite Micro, see :mod:`edgeaudio_runtime.microfrontend`.
 
@@ -296,7 +293,7 @@ class MicrofrontendSpec(FeatureSpec):
     """Factor on the integers that come out; 10 / 256 makes them 0 to about 26, as microWakeWord and micro_speech do."""
 
     def __post_init__(self) -> None:
-        super(MicrofrontendSpec, self).__post_init__()
+        super().__post_init__()
         if not MICRO_N_FFT // 2 < self.win_length <= MICRO_N_FFT:
             raise SpecError(
                 f"win_length={self.win_length} must be {MICRO_N_FFT // 2 + 1} to {MICRO_N_FFT}: the fixed-point FFT has"

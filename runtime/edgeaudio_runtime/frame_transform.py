@@ -7,7 +7,6 @@ whatever block it is computed.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -27,9 +26,16 @@ def public_rfft(signals: Float64, factor: float, spectrum: npt.NDArray[np.comple
     np.multiply(np.fft.rfft(signals), factor, spectrum)
 
 
-def _fastest_rfft() -> Callable[..., Any]:
-    # numpy.fft.rfft spends as long on its arguments as on a frame; numpy 2 has the transform itself as a ufunc. That is
-    # no public name, so it is taken only where it is there and gives the same bits.
+@lru_cache(maxsize=1)
+def fastest_rfft() -> Callable[..., Any]:
+    """``f(signals, factor, spectrum)``: the real FFT of even length along the last axis, into ``spectrum``.
+
+    ``numpy.fft.rfft`` spends as long on its arguments as on a frame; numpy 2 has the transform itself as a ufunc. That
+    is no public name, so it is taken only where it is there and gives the same bits. The native front end needs
+    neither, so ``numpy.fft`` is not imported before this is asked for.
+    """
+    import importlib
+
     signals = np.cos(np.arange(16.0)).reshape(2, 8)
     spectrum = np.zeros((2, 5), dtype=np.complex128)
     try:
@@ -39,9 +45,6 @@ def _fastest_rfft() -> Callable[..., Any]:
         return public_rfft
     return inner if np.array_equal(spectrum, np.fft.rfft(signals)) else public_rfft
 
-
-RFFT = _fastest_rfft()
-"""``RFFT(signals, factor, spectrum)``: the real FFT of even length along the last axis, into ``spectrum``."""
 
 # Factor on the natural logarithm that gives each ``log``.
 LOG_FACTORS = {"ln": 1.0, "log10": 1.0 / np.log(10.0), "10log10": 10.0 / np.log(10.0)}
@@ -105,13 +108,15 @@ class FrameTransform:
         self._weights = _weights(spec)
         self._programs: list[_Program | None] = [None] * (block_frames + 1)
         self._affine_scale = _constant(spec.affine_scale)
+        self._block_frames = block_frames
         self.set_sample_scale(sample_scale)
         self._emphasizes = spec.preemphasis > 0 and spec.preemphasis_scope == "frame"
         self._only_windows = spec.dc_removal == "none" and not self._emphasizes
 
     def set_sample_scale(self, sample_scale: float) -> None:
         """From now on, frames times ``sample_scale``, a power of two, have full scale at -1..1."""
-        self._window = self._weights.window * sample_scale
+        # A row for each frame: numpy takes a fifth longer where it has to repeat one.
+        self._window = np.tile(self._weights.window * sample_scale, (self._block_frames, 1))
 
     def features(self, frames: Float64) -> Float32:
         """Features ``[n, n_features]`` of ``frames`` ``[n, win_length]``, n <= block_frames; a new array."""
@@ -133,7 +138,7 @@ class FrameTransform:
         if program is None:
             program = self._programs[len(frames)] = _Program(self.spec, len(frames), self._weights)
         if self._only_windows:
-            np.multiply(frames, self._window, program.windowed)
+            np.multiply(frames, self._window[: len(frames)], program.windowed)
         else:
             self._condition(frames, program.windowed)
         for function, arguments in program.log_mel_steps:
@@ -146,7 +151,7 @@ class FrameTransform:
             windowed -= np.add.reduce(windowed, axis=1, keepdims=True) / self.spec.win_length
         if self._emphasizes:
             preemphasize(windowed, self.spec)
-        np.multiply(windowed, self._window, windowed)
+        np.multiply(windowed, self._window[: len(frames)], windowed)
 
 
 def _constant(value: float) -> Float32:
@@ -158,7 +163,7 @@ def _power_spectrum(spec: MelSpec, padded: Float64, power: Float32, bins: slice)
     spectrum = np.empty((len(padded), spec.n_fft // 2 + 1), dtype=np.complex128)
     spectrum32 = np.empty(power.shape, dtype=np.complex64)
     steps: list[Step] = [
-        (RFFT, (padded, 1.0, spectrum)),
+        (fastest_rfft(), (padded, 1.0, spectrum)),
         (np.copyto, (spectrum32, spectrum[:, bins], "same_kind")),
         (np.absolute, (spectrum32, power)),
     ]

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.bounds import MAX_GRAPH_BYTES, check_size
 from edgeaudio_runtime.errors import BundleError
+from edgeaudio_runtime.record import Record
 
 if TYPE_CHECKING:
     from edgeaudio_runtime.bundle import Bundle
@@ -31,8 +31,7 @@ _HEADER = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Golden:
+class Golden(Record):
     """What went in and what came out at every stage, from reset to flush."""
 
     pcm: npt.NDArray[np.int16]

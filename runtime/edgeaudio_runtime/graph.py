@@ -8,7 +8,7 @@ time index from the front (``slice`` counts from the end).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.quantization import REQUANTIZATIONS, QuantParams
+from edgeaudio_runtime.record import Record
 
 KINDS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -67,8 +68,7 @@ DTYPES = ("int8", "int16", "int32", "float16", "float32")
 _REALS = frozenset({"float16", "float32"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tensor:
+class Tensor(Record):
     """One edge of the graph."""
 
     name: str
@@ -101,8 +101,7 @@ class Tensor:
         return 0 if self.quant is None else self.quant.zero_point
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Op:
+class Op(Record):
     """One operation; ``kind`` and ``attrs`` as in :data:`KINDS`."""
 
     kind: str
@@ -122,8 +121,7 @@ class Op:
         object.__setattr__(self, "attrs", MappingProxyType(frozen))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StateSpec:
+class StateSpec(Record):
     """A tensor carried from step to step: written by ``output``, read as ``input`` one step later."""
 
     name: str
@@ -135,8 +133,7 @@ class StateSpec:
     """Value that fills it after a reset: the zero point (real 0 for float32)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class IntegerGraph:
+class IntegerGraph(Record):
     """A validated graph: one feature input, one logits output, any number of states."""
 
     name: str

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from edgeaudio_runtime.engines.base import NetworkSignature
 from edgeaudio_runtime.errors import BundleError, EdgeAudioError
 from edgeaudio_runtime.quantization import REQUANTIZATIONS, QuantParams
+from edgeaudio_runtime.record import Record
 
 SCHEMA_VERSION = 3
 """The newest manifest this runtime reads, and the one it writes. Version 1 knew int8 networks only; version 2 says how
@@ -111,8 +112,7 @@ def _quant_params(values: object, *, what: str) -> QuantParams:
         raise BundleError(f"{what}: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NetworkState:
+class NetworkState(Record):
     """A tensor the network carries from step to step."""
 
     name: str
@@ -144,8 +144,7 @@ class NetworkState:
         return cls(**{**checked, "shape": _tuple(checked["shape"])})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Network:
+class Network(Record):
     """The boundary of the network: step, times, quantization and state."""
 
     step_frames: int
@@ -232,8 +231,7 @@ class Network:
         return cls(**checked)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quantization:
+class Quantization(Record):
     """How the codes came about."""
 
     backend: str
@@ -277,8 +275,7 @@ class Quantization:
         return cls(**{**checked, "exact_engines": _tuple(checked["exact_engines"])})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Artifact:
+class Artifact(Record):
     """One file of the bundle whose bytes are fixed."""
 
     path: str
@@ -311,8 +308,7 @@ class Artifact:
         return cls(**checked_fields(cls, values, what="artifact"))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
+class Manifest(Record):
     """Everything a runtime must know before it opens an artifact; written once, never changed."""
 
     RESERVED: ClassVar[frozenset[str]] = frozenset({"manifest.json", "detector.json", "decoder.json", "parity.json"})

@@ -8,8 +8,8 @@ bits depend on the tables and the samples alone.
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,10 @@ from edgeaudio_runtime.frame_transform import LOG_FACTORS
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-LIBRARY = Path(__file__).with_name("native_front_end.so")
+LIBRARY = os.path.join(os.path.dirname(__file__), "native_front_end.so")
 """Where the build puts the library, whatever the platform calls one."""
 
-LIBRARY_VERSION = 7
+LIBRARY_VERSION = 8
 """``EDGEAUDIO_VERSION`` of the C source; a library of another version, left over from before, is not used."""
 
 LANES = 4
@@ -87,10 +87,10 @@ def load_library() -> ctypes.CDLL | None:
     return open_library(LIBRARY)
 
 
-def open_library(path: Path) -> ctypes.CDLL | None:
+def open_library(path: str | os.PathLike[str]) -> ctypes.CDLL | None:
     """The library at ``path`` with its functions declared, or None where it is missing, broken or another's."""
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(os.fspath(path))
         if library.edgeaudio_version() != LIBRARY_VERSION:
             return None
         for name, (result, arguments) in _FUNCTIONS.items():
@@ -211,7 +211,9 @@ class NativeTransform:
     ) -> None:
         library = load_library() if library is None else library
         if library is None:
-            raise EngineError(f"{LIBRARY.name} was not built with this installation; install with a C compiler at hand")
+            raise EngineError(
+                f"{os.path.basename(LIBRARY)} was not built with this installation; install with a C compiler at hand"
+            )
         self._tables = _tables(spec)
         self._window = np.empty(spec.win_length)
         self.set_sample_scale(sample_scale)

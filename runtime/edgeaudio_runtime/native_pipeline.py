@@ -46,7 +46,7 @@ _FIELDS: tuple[tuple[str, Any], ...] = (
     *((name, ctypes.c_float) for name in ("scale", "zero_point", "low", "high")),
     ("real_scale", ctypes.c_double), ("real_zero_point", ctypes.c_int32), ("n_kept", ctypes.c_int32),
     *((name, ctypes.c_void_p) for name in (
-        "front_end", "pcm", "real", "buffer", "input", "logits", "copies", "features", "codes", "powers", "bounds",
+        "front_end", "buffer", "input", "logits", "copies", "features", "codes", "powers", "bounds",
         "releases", "latched", "probabilities", "network",
     )),
 )  # fmt: skip
@@ -218,8 +218,6 @@ class SamplePipeline(_Pipeline):
         buffer = self._array("buffer", (self._struct.buffer_length,), np.float64)
         self._transform = NativeTransform(spec, buffer, 1, INT16_SCALE)
         self._struct.front_end = self._transform.address
-        self._pcm = self._array("pcm", (_LONGEST_PIECE,), np.int16)
-        self._real = self._array("real", (_LONGEST_PIECE,), np.float32)
         self._rewind()
 
     def process(self, samples: Samples) -> list[Event]:
@@ -230,8 +228,7 @@ class SamplePipeline(_Pipeline):
         n = len(samples)
         if n > _LONGEST_PIECE:
             return self._push_pieces(samples)
-        self._pcm[:n] = samples
-        ready = self._push(self._address, n, 0)
+        ready = self._push(self._address, samples.tobytes(), n, 0)  # ctypes takes bytes sooner than an address
         if ready and not self._runs_in_c:
             self._invoke()
             ready = self._after(self._address)
@@ -248,11 +245,10 @@ class SamplePipeline(_Pipeline):
 
     def _push_pieces(self, samples: Samples) -> list[Event]:
         is_real = samples.dtype != _INT16
-        staged, events = self._real if is_real else self._pcm, list[Event]()
+        events: list[Event] = []
         for first in range(0, len(samples), _LONGEST_PIECE):
             piece = samples[first : first + _LONGEST_PIECE]
-            staged[: len(piece)] = piece
-            ready = self._push(self._address, len(piece), int(is_real))
+            ready = self._push(self._address, piece.tobytes(), len(piece), int(is_real))
             if ready and not self._runs_in_c:
                 self._invoke()
                 ready = self._after(self._address)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.record import Record
 
 MOST_NGRAMS = 200_000
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -17,8 +17,7 @@ _UNSEEN_LOG10 = -7.0
 Ngrams = Mapping[tuple[str, ...], tuple[float, float]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NgramModel:
+class NgramModel(Record):
     """Katz back-off over words, as in the ARPA format (Doug Paul's, SRILM ``ngram-format(5)``)."""
 
     ngrams: Ngrams

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.events import Event, TranscriptEvent
 from edgeaudio_runtime.recent import RecentRows
+from edgeaudio_runtime.record import Record
 from edgeaudio_runtime.samples import Samples, checked_scale
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ _BLOCK_S = 0.1
 _LONGEST_KEPT_S = 600.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AudioClip:
+class AudioClip(Record):
     """Audio of an event, or a piece of it where it is handed over live."""
 
     event: Event

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.quantization import QuantParams
 from edgeaudio_runtime.recent import RecentRows
+from edgeaudio_runtime.record import Record
 
 Codes = npt.NDArray[np.integer[Any]]
 Float64 = npt.NDArray[np.float64]
@@ -36,8 +36,7 @@ def quiet_lead(quant: QuantParams, threshold: float) -> int:
     return int(np.clip(np.ceil(np.log(odds) / float(quant.scale[0])), -largest, largest))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Watch:
+class Watch(Record):
     """When an idle detector must hear an output: once the smoothed probability of a label reaches its threshold.
 
     Not of a latched label; an output must be heard in which that falls below its release.

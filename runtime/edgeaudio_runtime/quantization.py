@@ -6,13 +6,14 @@ rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.record import Record
 
 Requantization = Literal["fp32", "tflm", "single"]
 """How an int32 accumulator becomes a code: one float32 multiplier ("fp32": ONNX Runtime, LiteRT with XNNPACK),
@@ -27,8 +28,7 @@ _SMALLEST_SCALE = float(np.finfo(np.float32).smallest_subnormal)
 _LARGEST_SCALE = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QuantParams:
+class QuantParams(Record):
     """``real = (code - zero_point) * scale``, per tensor or per channel along ``axis``."""
 
     scale: tuple[float, ...]
@@ -90,9 +90,10 @@ class QuantParams:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QuantParams:
         """Inverse of :meth:`to_dict`; unknown fields are refused by name."""
-        unknown = sorted(set(values) - set(cls.__slots__))
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - set(known))
         if unknown:
-            raise SpecError(f"unknown quantization fields {unknown}; this runtime knows {sorted(cls.__slots__)}")
+            raise SpecError(f"unknown quantization fields {unknown}; this runtime knows {sorted(known)}")
         return cls(**{**values, "scale": tuple(values["scale"])})
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeaudio_runtime.record import Record
 from edgeaudio_runtime.wav import Frames
 
 Float32 = npt.NDArray[np.float32]
@@ -32,8 +32,7 @@ _BAND_HZ = 250.0
 _PITCH_FRAME_S, _PITCH_RANGE_HZ, _VOICED = 0.06, (30.0, 900.0), 0.6
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recording:
+class Recording(Record):
     """The beginning of a recording, all channels."""
 
     samples: Float32
@@ -147,8 +146,7 @@ def _active_frames(channel: Float32, size: int) -> Float64:
     return active
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Voice:
+class Voice(Record):
     """Pitch and colour of a voice; both grow with the speed at which a recording is played."""
 
     pitch_hz: float

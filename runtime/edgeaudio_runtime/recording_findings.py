@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeaudio_runtime.record import Record
 from edgeaudio_runtime.recording import (
     MAX_SECONDS,
     Float32,
@@ -45,8 +45,7 @@ _VOICED_S, _VOICED_SHARE = 0.25, 0.4
 """Too little voice says nothing about speed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Finding(Record):
     """One line of the doctor."""
 
     subject: str
@@ -58,8 +57,7 @@ class Finding:
         return {"subject": self.subject, "ok": self.ok, "text": self.text}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expectation:
+class Expectation(Record):
     """What a listener wants to hear."""
 
     sample_rate: int | None = None

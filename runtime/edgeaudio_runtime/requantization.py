@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ import numpy.typing as npt
 
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.quantization import REQUANTIZATIONS, QuantParams
+from edgeaudio_runtime.record import Record
 
 Int64 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FixedPointMultiplier:
+class FixedPointMultiplier(Record):
     """Real multipliers as ``mantissa * 2 ** (exponent - 31)``, one or one for each channel."""
 
     mantissa: Int64
@@ -79,8 +78,7 @@ def float_multiplier(
     return np.asarray(product / np.asarray(scale_out, dtype=np.float32), dtype=np.float32)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Requantizer:
+class Requantizer(Record):
     """One rule bound to scales and limits: accumulators ``[..., channels]`` in, codes out."""
 
     rule: str

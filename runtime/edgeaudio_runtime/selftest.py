@@ -7,7 +7,7 @@ and agrees exactly, except where an engine declares other numerics than the bund
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from edgeaudio_runtime.front_end import compute_features, front_end_in_use
 from edgeaudio_runtime.golden import Golden
 from edgeaudio_runtime.listener import open_listener
 from edgeaudio_runtime.quantization import quantize
+from edgeaudio_runtime.record import Record
 from edgeaudio_runtime.stream import LogitStream
 from edgeaudio_runtime.tolerances import CodeTolerance, code_tolerance
 
@@ -39,8 +40,7 @@ _CHUNK_SEED = 20_240_229
 _MAX_CHUNK = 4000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SelfTestStage:
+class SelfTestStage(Record):
     """One comparison."""
 
     name: str
@@ -67,8 +67,7 @@ class SelfTestStage:
         return {**{name: getattr(self, name) for name in names}, self.unit: self.error}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SelfTestReport:
+class SelfTestReport(Record):
     """Outcome for one engine."""
 
     engine: str

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from edgeaudio_runtime.errors import AudioError
+from edgeaudio_runtime.record import Record
 from edgeaudio_runtime.wav import ByteSource, ForeignAudioError, Frames, RawReader, Samples, WavReader, chosen_channel
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class AudioSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceOptions:
+class SourceOptions(Record):
     """What the command line says about the audio."""
 
     audio: str | None = None

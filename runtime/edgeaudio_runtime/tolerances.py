@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgeaudio_runtime.quantization import QuantParams
+from edgeaudio_runtime.record import Record
 
 OTHER_NUMERICS_CODES = 0.5
 """Share of int8 logit codes that may differ on an engine with other numerics. tflite-runtime 2.14 without a delegate
@@ -21,8 +20,7 @@ DYNAMIC_INT16_LSB = 2048
 activation that falls to the next of its 256 codes moves what is summed over it. Eight int8 codes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CodeTolerance:
+class CodeTolerance(Record):
     """What a comparison of codes forgives."""
 
     lsb: int

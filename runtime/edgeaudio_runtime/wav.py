@@ -7,13 +7,13 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.errors import AudioError
+from edgeaudio_runtime.record import Record
 
 Samples = npt.NDArray[np.int16] | npt.NDArray[np.float32]
 Frames = npt.NDArray[np.int16] | npt.NDArray[np.float32]
@@ -48,8 +48,7 @@ class ByteSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WavFormat:
+class WavFormat(Record):
     """The fmt chunk, as far as it matters."""
 
     sample_rate: int

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeaudio_runtime import __version__
 from edgeaudio_runtime.bundle import Bundle
 from edgeaudio_runtime.engines.base import Program
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.record import Record
 
 if TYPE_CHECKING:
     from wyoming.info import Attribution, Info
@@ -19,8 +19,7 @@ _URL = ""
 """Bundles name their sources, not an address."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Service:
+class Service(Record):
     """One bundle on offer; all clients share its program."""
 
     bundle: Bundle

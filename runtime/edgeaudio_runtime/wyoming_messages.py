@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from asyncio import StreamReader
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from edgeaudio_runtime.errors import SpecError
+from edgeaudio_runtime.record import Record
 from edgeaudio_runtime.wav import WavFormat
 
 MAX_LINE_BYTES = 1 << 16
@@ -22,8 +22,7 @@ MAX_PAYLOAD_BYTES = 1 << 20
 _RATES, _WIDTHS, _CHANNELS = range(1000, 768_001), (1, 2, 3, 4), range(1, 65)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
+class Message(Record):
     """One message."""
 
     type: str

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define EDGEAUDIO_VERSION 7 /* of these structures and functions; a library of another version is not used */
+#define EDGEAUDIO_VERSION 8 /* of these structures and functions; a library of another version is not used */
 
 int32_t edgeaudio_version(void);
 
@@ -52,7 +52,7 @@ typedef struct {
     int64_t n_bytes;
 } edgeaudio_copy;
 
-enum { EDGEAUDIO_COPY, EDGEAUDIO_DENSE, EDGEAUDIO_DEPTHWISE, EDGEAUDIO_ADD, EDGEAUDIO_CLAMP };
+enum { EDGEAUDIO_COPY, EDGEAUDIO_DENSE, EDGEAUDIO_DEPTHWISE, EDGEAUDIO_FRAMES, EDGEAUDIO_ADD, EDGEAUDIO_CLAMP };
 
 /* An operation on [frames][bins][channels]; which fields count depends on the kind. */
 typedef struct {
@@ -68,7 +68,8 @@ typedef struct {
     float x_ratio, y_ratio;
     const int8_t *x, *y;
     int8_t *out;
-    const int8_t *weights; /* dense: see network.c; depthwise: [kernel_t][kernel_f][channels] */
+    const int8_t *weights; /* dense: see network.c; depthwise and frames: [kernel_t][kernel_f][channels] */
+    const int16_t *pairs;  /* frames: [even, odd][kernel_t / 2 + 1][channels, up to whole blocks of 16][2], network.c */
     const int32_t *bias, *bias_unsigned; /* [n_out, up to whole blocks of 16] */
     const float *multiplier; /* [n_out, up to whole blocks of 16] */
     int8_t *room;          /* two windows of n_in codes and a few */
@@ -110,8 +111,6 @@ typedef struct {
     int32_t real_zero_point;
     int32_t n_kept;        /* newest of the waiting steps that stay when there is no more room; 0: a look makes room */
     const edgeaudio_front_end *front_end; /* 0: features come by edgeaudio_take() */
-    const int16_t *pcm;  /* samples to be pushed, either these */
-    const float *real;   /* or these, full scale at -1..1 */
     double *buffer;      /* [buffer_length], full scale at -32768..32767 */
     int8_t *input;       /* [step_frames][n_features] of the network */
     const int8_t *logits; /* [n_logits] of the network */
@@ -133,7 +132,8 @@ typedef struct {
 #define EDGEAUDIO_STEP 1
 #define EDGEAUDIO_LOOK 2
 
-int32_t edgeaudio_push(edgeaudio_stream *s, int32_t n, int32_t is_real);
+/* `samples` are int16_t, or where `is_real` float with full scale at -1..1. */
+int32_t edgeaudio_push(edgeaudio_stream *s, const void *samples, int32_t n, int32_t is_real);
 int32_t edgeaudio_next(edgeaudio_stream *s);
 /* Takes a step whose features the caller computed, and wrote where those of the next waiting step go. */
 int32_t edgeaudio_take(edgeaudio_stream *s);

@@ -9,6 +9,7 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
 #define VNNI_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#define VNNI_INLINE static inline __attribute__((always_inline, target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #define CHOOSES_CPU
 #endif
 #define INLINE static inline __attribute__((always_inline))
@@ -78,47 +79,6 @@ __attribute__((target("avx2"))) static void dot_avx2(const edgeaudio_op *op, con
     }
 }
 
-/* Inputs count from 0 to 255 there; `bias_unsigned` takes the 128 back. Up to four blocks together hide the latency. */
-#define DEFINE_BLOCKS_VNNI(name, N)                                                                                    \
-    VNNI_TARGET static void name(const int8_t *x, const int8_t *y, const int8_t *w, const int32_t *bias, int32_t n,    \
-                                 int32_t *sums, int32_t *others) {                                                     \
-        __m512i a[N], c[N];                                                                                            \
-        for (int k = 0; k < N; k++) a[k] = c[k] = _mm512_loadu_si512(bias + 16 * k);                                   \
-        for (int32_t g = 0; g < n; g++) {                                                                              \
-            const __m512i xs = _mm512_set1_epi32(four_bytes(x + 4 * g) ^ (int32_t)0x80808080);                         \
-            const __m512i ys = _mm512_set1_epi32(four_bytes(y + 4 * g) ^ (int32_t)0x80808080);                         \
-            for (int k = 0; k < N; k++) {                                                                              \
-                const __m512i ws = _mm512_loadu_si512(w + 64 * ((int64_t)k * n + g));                                  \
-                a[k] = _mm512_dpbusd_epi32(a[k], xs, ws);                                                              \
-                c[k] = _mm512_dpbusd_epi32(c[k], ys, ws);                                                              \
-            }                                                                                                          \
-        }                                                                                                              \
-        for (int k = 0; k < N; k++) {                                                                                  \
-            _mm512_storeu_si512(sums + 16 * k, a[k]);                                                                  \
-            _mm512_storeu_si512(others + 16 * k, c[k]);                                                                \
-        }                                                                                                              \
-    }
-DEFINE_BLOCKS_VNNI(blocks1_vnni, 1)
-DEFINE_BLOCKS_VNNI(blocks2_vnni, 2)
-DEFINE_BLOCKS_VNNI(blocks3_vnni, 3)
-DEFINE_BLOCKS_VNNI(blocks4_vnni, 4)
-
-static void dot_vnni(const edgeaudio_op *op, const int8_t *x, const int8_t *y, int32_t *sums, int32_t *others) {
-    const int32_t n_blocks = (op->n_out + 15) / 16, n_groups = (op->n_in + 3) / 4;
-    for (int32_t b = 0; b < n_blocks;) {
-        const int32_t left = n_blocks - b, at = 16 * b;
-        const int8_t *w = op->weights + (int64_t)b * n_groups * 64;
-        const int32_t *bias = op->bias_unsigned + at;
-        if (left >= 4)
-            blocks4_vnni(x, y, w, bias, n_groups, sums + at, others + at), b += 4;
-        else if (left == 3)
-            blocks3_vnni(x, y, w, bias, n_groups, sums + at, others + at), b += 3;
-        else if (left == 2)
-            blocks2_vnni(x, y, w, bias, n_groups, sums + at, others + at), b += 2;
-        else
-            blocks1_vnni(x, y, w, bias, n_groups, sums + at, others + at), b += 1;
-    }
-}
 #endif
 
 static void requantize_any(const edgeaudio_op *op, const int32_t *restrict sums, int8_t *restrict codes) {
@@ -173,9 +133,9 @@ __attribute__((target("avx2"))) static void add_avx2(const edgeaudio_op *op) {
     }
 }
 
-VNNI_TARGET static __mmask16 those_there(int32_t n) { return n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff; }
+VNNI_INLINE __mmask16 those_there(int32_t n) { return n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff; }
 
-VNNI_TARGET static void store_vnni(const edgeaudio_op *op, __m512 x, int8_t *codes, int32_t n) {
+VNNI_INLINE void store_vnni(const edgeaudio_op *op, __m512 x, int8_t *codes, int32_t n) {
     const __m512 round = _mm512_set1_ps(12582912.0f), zero = _mm512_set1_ps(op->zero);
     x = _mm512_max_ps(x, _mm512_set1_ps(op->low - op->zero));
     x = _mm512_min_ps(x, _mm512_set1_ps(op->high - op->zero));
@@ -183,10 +143,50 @@ VNNI_TARGET static void store_vnni(const edgeaudio_op *op, __m512 x, int8_t *cod
     _mm512_mask_cvtepi32_storeu_epi8(codes, those_there(n), _mm512_cvttps_epi32(x));
 }
 
-VNNI_TARGET static void requantize_vnni(const edgeaudio_op *op, const int32_t *sums, int8_t *codes) {
-    for (int32_t o = 0; o < op->n_out; o += 16) {
-        const __m512 x = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums + o));
-        store_vnni(op, _mm512_mul_ps(x, _mm512_loadu_ps(op->multiplier + o)), codes + o, op->n_out - o);
+VNNI_INLINE void requantize_vnni(const edgeaudio_op *op, __m512i sums, int32_t at, int8_t *codes) {
+    const __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(op->multiplier + at));
+    store_vnni(op, x, codes + at, op->n_out - at);
+}
+
+/* Inputs count from 0 to 255 there; `bias_unsigned` takes the 128 back. Up to four blocks together hide the latency. */
+#define DEFINE_BLOCKS_VNNI(name, N)                                                                                    \
+    VNNI_TARGET static void name(const edgeaudio_op *op, const int8_t *x, const int8_t *y, int32_t at, int8_t *codes,  \
+                                 int8_t *others) {                                                                     \
+        const int32_t n = (op->n_in + 3) / 4;                                                                          \
+        const int8_t *w = op->weights + (int64_t)at * n * 4;                                                           \
+        __m512i a[N], c[N];                                                                                            \
+        for (int k = 0; k < N; k++) a[k] = c[k] = _mm512_loadu_si512(op->bias_unsigned + at + 16 * k);                 \
+        for (int32_t g = 0; g < n; g++) {                                                                              \
+            const __m512i xs = _mm512_set1_epi32(four_bytes(x + 4 * g) ^ (int32_t)0x80808080);                         \
+            const __m512i ys = _mm512_set1_epi32(four_bytes(y + 4 * g) ^ (int32_t)0x80808080);                         \
+            for (int k = 0; k < N; k++) {                                                                              \
+                const __m512i ws = _mm512_loadu_si512(w + 64 * ((int64_t)k * n + g));                                  \
+                a[k] = _mm512_dpbusd_epi32(a[k], xs, ws);                                                              \
+                c[k] = _mm512_dpbusd_epi32(c[k], ys, ws);                                                              \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int k = 0; k < N; k++) {                                                                                  \
+            requantize_vnni(op, a[k], at + 16 * k, codes);                                                             \
+            requantize_vnni(op, c[k], at + 16 * k, others);                                                            \
+        }                                                                                                              \
+    }
+DEFINE_BLOCKS_VNNI(blocks1_vnni, 1)
+DEFINE_BLOCKS_VNNI(blocks2_vnni, 2)
+DEFINE_BLOCKS_VNNI(blocks3_vnni, 3)
+DEFINE_BLOCKS_VNNI(blocks4_vnni, 4)
+
+VNNI_TARGET static void dense_vnni(const edgeaudio_op *op, const int8_t *x, const int8_t *y, int8_t *codes,
+                                   int8_t *others) {
+    for (int32_t at = 0; at < op->n_out; at += 64) {
+        const int32_t left = (op->n_out - at + 15) / 16;
+        if (left >= 4)
+            blocks4_vnni(op, x, y, at, codes, others);
+        else if (left == 3)
+            blocks3_vnni(op, x, y, at, codes, others);
+        else if (left == 2)
+            blocks2_vnni(op, x, y, at, codes, others);
+        else
+            blocks1_vnni(op, x, y, at, codes, others);
     }
 }
 
@@ -207,11 +207,7 @@ VNNI_TARGET static void add_vnni(const edgeaudio_op *op) {
 
 INLINE void requantize(const edgeaudio_op *op, const int32_t *sums, int8_t *codes, const int level) {
 #ifdef CHOOSES_CPU
-    if (level == VNNI) {
-        requantize_vnni(op, sums, codes);
-        return;
-    }
-    if (level == AVX2) {
+    if (level != ANY) { /* whoever has AVX-512 has AVX2 */
         requantize_avx2(op, sums, codes);
         return;
     }
@@ -244,9 +240,11 @@ INLINE void dense(const edgeaudio_op *op, const int level) {
         const int8_t *x = window(op, i / op->out_f, i % op->out_f, room);
         const int8_t *y = has_two ? window(op, (i + 1) / op->out_f, (i + 1) % op->out_f, more) : x;
 #ifdef CHOOSES_CPU
-        if (level == VNNI)
-            dot_vnni(op, x, y, sums, others);
-        else if (level == AVX2)
+        if (level == VNNI) {
+            dense_vnni(op, x, y, out, has_two ? out + op->n_out : out);
+            continue;
+        }
+        if (level == AVX2)
             dot_avx2(op, x, y, sums, others);
         else
 #endif
@@ -274,16 +272,6 @@ INLINE void dense(const edgeaudio_op *op, const int level) {
             }                                                                                                          \
         }                                                                                                              \
     } while (0)
-/* The same where there is one bin: one tap a frame. */
-#define FOR_EACH_FRAME(body)                                                                                           \
-    do {                                                                                                               \
-        const int64_t to_row = (int64_t)op->dilation_t * op->channels, to_tap = op->channels;                          \
-        const int8_t *xs = x + c, *ws = op->weights + c;                                                               \
-        for (int32_t i = op->kernel_t; i > 0; i--, xs += to_row, ws += to_tap) {                                       \
-            body                                                                                                       \
-        }                                                                                                              \
-    } while (0)
-
 static void taps_any(const edgeaudio_op *op, const int8_t *x, int32_t bin) {
     const int32_t x_zero = op->x_zero;
     int32_t c = 0;
@@ -315,10 +303,7 @@ __attribute__((target("avx2"))) static void taps_avx2(const edgeaudio_op *op, co
     const __m256i zero = _mm256_set1_epi32(op->x_zero);
     for (int32_t c = 0; c < op->channels; c += 8) {
         __m256i sums = _mm256_loadu_si256((const __m256i *)(op->bias + c));
-        if (op->is_contiguous)
-            FOR_EACH_FRAME(TAP_AVX2);
-        else
-            FOR_EACH_TAP(TAP_AVX2);
+        FOR_EACH_TAP(TAP_AVX2);
         _mm256_storeu_si256((__m256i *)(op->sums + c), sums);
     }
 }
@@ -328,10 +313,7 @@ VNNI_TARGET static void taps_vnni(const edgeaudio_op *op, const int8_t *x, int32
     for (int32_t c = 0; c < op->channels; c += 16) {
         const __mmask16 there = those_there(op->channels - c);
         __m512i sums = _mm512_loadu_si512(op->bias + c);
-        if (op->is_contiguous)
-            FOR_EACH_FRAME(TAP_VNNI);
-        else
-            FOR_EACH_TAP(TAP_VNNI);
+        FOR_EACH_TAP(TAP_VNNI);
         _mm512_storeu_si512(op->sums + c, sums);
     }
 }
@@ -353,6 +335,103 @@ INLINE void depthwise(const edgeaudio_op *op, const int level) {
                 taps_any(op, x, bin);
             requantize(op, op->sums, out, level);
         }
+    (void)level;
+}
+
+/* A depthwise convolution over frames of one bin that lie one behind the other. The zero point is part of the bias. */
+static void frames_any(const edgeaudio_op *op) {
+    const int32_t n = op->channels;
+    int8_t *out = op->out;
+    for (int32_t t = 0; t < op->out_t; t++, out += n) {
+        const int8_t *x = op->x + (int64_t)t * op->stride_t * n, *w = op->weights;
+        memcpy(op->sums, op->bias, (size_t)n * sizeof *op->sums);
+        for (int32_t i = 0; i < op->kernel_t; i++, x += n, w += n) {
+            int32_t c = 0;
+            for (; c + 16 <= n; c += 16)
+                for (int32_t k = c; k < c + 16; k++) op->sums[k] += x[k] * w[k];
+            for (; c < n; c++) op->sums[c] += x[c] * w[c];
+        }
+        requantize_any(op, op->sums, out);
+    }
+}
+
+#ifdef CHOOSES_CPU
+/* With vectors two frames are multiplied at once, in pairs of 16 bits. Two outputs share the pairs: what is the first frame
+   for one is the frame before the first for the other, so `pairs` holds the weights twice: w0 w1, w2 w3... and
+   0 w0, w1 w2... Where there is no second frame its weight is 0, and the first stands for it. */
+#define DEFINE_FRAMES(name, TARGET, T, WIDTH, PAIR, DOT, LOAD, REQUANTIZE)                                             \
+    TARGET static void name(const edgeaudio_op *op) {                                                                  \
+        const int32_t n = op->channels, padded = (n + 15) & ~15, kernel = op->kernel_t, n_pairs = kernel / 2 + 1;      \
+        for (int32_t c = 0; c < n; c += WIDTH) {                                                                       \
+            const int16_t *even = op->pairs + 2 * c, *odd = even + 2 * (int64_t)n_pairs * padded;                      \
+            const T bias = LOAD(op->bias + c);                                                                         \
+            int32_t t = 0;                                                                                             \
+            if (op->stride_t == 1)                                                                                     \
+                for (; t + 2 <= op->out_t; t += 2) {                                                                   \
+                    const int8_t *x = op->x + (int64_t)t * n + c;                                                      \
+                    T a = bias, b = bias;                                                                              \
+                    for (int32_t p = 0; p < n_pairs; p++, x += 2 * n) {                                                \
+                        const T xs = PAIR(x, 2 * p < kernel ? x + n : x, n - c);                                       \
+                        a = DOT(a, xs, LOAD(even + 2 * (int64_t)p * padded));                                          \
+                        b = DOT(b, xs, LOAD(odd + 2 * (int64_t)p * padded));                                           \
+                    }                                                                                                  \
+                    REQUANTIZE(op, a, c, op->out + (int64_t)t * n);                                                    \
+                    REQUANTIZE(op, b, c, op->out + (int64_t)(t + 1) * n);                                              \
+                }                                                                                                      \
+            for (; t < op->out_t; t++) {                                                                               \
+                const int8_t *x = op->x + (int64_t)t * op->stride_t * n + c;                                           \
+                T a = bias;                                                                                            \
+                for (int32_t p = 0; 2 * p < kernel; p++, x += 2 * n)                                                   \
+                    a = DOT(a, PAIR(x, 2 * p + 1 < kernel ? x + n : x, n - c), LOAD(even + 2 * (int64_t)p * padded));  \
+                REQUANTIZE(op, a, c, op->out + (int64_t)t * n);                                                        \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+#define AVX2_INLINE static inline __attribute__((always_inline, target("avx2")))
+AVX2_INLINE __m256i load_avx2(const void *x) { return _mm256_loadu_si256(x); }
+
+AVX2_INLINE __m256i pair_avx2(const int8_t *x, const int8_t *y, int32_t n) {
+    const __m128i a = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)x));
+    const __m128i b = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)y));
+    (void)n; /* reads up to seven codes too many, which only sums that nobody asks for see */
+    return _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b));
+}
+
+AVX2_INLINE __m256i dot_pairs_avx2(__m256i sums, __m256i x, __m256i w) {
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(x, w));
+}
+
+AVX2_INLINE void requantize_eight(const edgeaudio_op *op, __m256i sums, int32_t at, int8_t *codes) {
+    const __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_loadu_ps(op->multiplier + at));
+    store_avx2(op, x, codes + at, op->n_out - at);
+}
+
+VNNI_INLINE __m512i load_vnni(const void *x) { return _mm512_loadu_si512(x); }
+
+VNNI_INLINE __m512i pair_vnni(const int8_t *x, const int8_t *y, int32_t n) {
+    const __mmask16 there = those_there(n);
+    const __m512i a = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, x));
+    const __m512i b = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, y));
+    return _mm512_mask_mov_epi16(a, 0xaaaaaaaa, _mm512_slli_epi32(b, 16));
+}
+DEFINE_FRAMES(frames_avx2, __attribute__((target("avx2"))), __m256i, 8, pair_avx2, dot_pairs_avx2, load_avx2,
+              requantize_eight)
+DEFINE_FRAMES(frames_vnni, VNNI_TARGET, __m512i, 16, pair_vnni, _mm512_dpwssd_epi32, load_vnni, requantize_vnni)
+#endif
+
+INLINE void frames(const edgeaudio_op *op, const int level) {
+#ifdef CHOOSES_CPU
+    if (level == VNNI) {
+        frames_vnni(op);
+        return;
+    }
+    if (level == AVX2) {
+        frames_avx2(op);
+        return;
+    }
+#endif
+    frames_any(op);
     (void)level;
 }
 
@@ -383,6 +462,7 @@ INLINE void run(const edgeaudio_network *n, const int level) {
     for (const edgeaudio_op *op = n->ops; op < n->ops + n->n_ops; op++) switch (op->kind) {
             case EDGEAUDIO_DENSE: dense(op, level); break;
             case EDGEAUDIO_DEPTHWISE: depthwise(op, level); break;
+            case EDGEAUDIO_FRAMES: frames(op, level); break;
             case EDGEAUDIO_ADD: add(op, level); break;
             case EDGEAUDIO_CLAMP: clamp(op); break;
             default: memcpy(op->out, op->x, (size_t)op->n_out);

@@ -5,6 +5,12 @@
 
 #include "edgeaudio.h"
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define CHOOSES_CPU /* the same operations on eight or sixteen values at once */
+#define WIDE_TARGET __attribute__((target("avx512f")))
+#endif
+
 int32_t edgeaudio_version(void) { return EDGEAUDIO_VERSION; }
 
 #define LANES 8 /* values in a row, which compilers put into vectors where their number is a constant */
@@ -17,14 +23,51 @@ static inline int8_t code(float x, float scale, float zero_point, float least, f
     return (int8_t)(int32_t)(((x + round) - round) + zero_point);
 }
 
+#ifdef CHOOSES_CPU
+WIDE_TARGET static int32_t quantize_wide(const float *features, int32_t n, float scale, float zero_point, float least,
+                                         float most, int8_t *codes) {
+    const __m512 round = _mm512_set1_ps(12582912.0f), zero = _mm512_set1_ps(zero_point), unit = _mm512_set1_ps(scale);
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512 x = _mm512_div_ps(_mm512_loadu_ps(features + i), unit);
+        x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(least)), _mm512_set1_ps(most));
+        x = _mm512_add_ps(_mm512_sub_ps(_mm512_add_ps(x, round), round), zero);
+        _mm_storeu_si128((__m128i *)(codes + i), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(x)));
+    }
+    return i;
+}
+
+WIDE_TARGET static int32_t widen_wide(const int16_t *samples, int32_t n, double *values) {
+    int32_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m256i eight = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(samples + i)));
+        _mm512_storeu_pd(values + i, _mm512_cvtepi32_pd(eight));
+    }
+    return i;
+}
+#endif
+
 /* clip(rint(x / scale) + zero_point, low, high): adding and taking 1.5 * 2^23 rounds half to even without libm. */
 void edgeaudio_quantize(const float *restrict features, int32_t n, float scale, float zero_point, float low, float high,
                         int8_t *restrict codes) {
     const float least = low - zero_point, most = high - zero_point;
     int32_t i = 0;
+#ifdef CHOOSES_CPU
+    if (__builtin_cpu_supports("avx512f")) i = quantize_wide(features, n, scale, zero_point, least, most, codes);
+#endif
     for (; i + LANES <= n; i += LANES)
         for (int32_t k = 0; k < LANES; k++) codes[i + k] = code(features[i + k], scale, zero_point, least, most);
     for (; i < n; i++) codes[i] = code(features[i], scale, zero_point, least, most);
+}
+
+static void widen(const int16_t *restrict samples, int32_t n, double *restrict values) {
+    int32_t i = 0;
+#ifdef CHOOSES_CPU
+    if (__builtin_cpu_supports("avx512f")) i = widen_wide(samples, n, values);
+#endif
+    for (; i + LANES <= n; i += LANES)
+        for (int32_t k = 0; k < LANES; k++) values[i + k] = samples[i + k];
+    for (; i < n; i++) values[i] = samples[i];
 }
 
 /* Moves what coming frames need to the start of the buffer. */
@@ -76,7 +119,7 @@ int32_t edgeaudio_next(edgeaudio_stream *s) {
 }
 
 /* `n` is at most what the buffer has room for beside a step that is not complete. */
-int32_t edgeaudio_push(edgeaudio_stream *s, int32_t n, int32_t is_real) {
+int32_t edgeaudio_push(edgeaudio_stream *s, const void *samples, int32_t n, int32_t is_real) {
     const int32_t left_out = n < s->skip ? n : s->skip;
     s->n_samples += n;
     s->skip -= left_out;
@@ -84,14 +127,10 @@ int32_t edgeaudio_push(edgeaudio_stream *s, int32_t n, int32_t is_real) {
     if (s->fill + n > s->buffer_length) compact(s);
     double *restrict const end = s->buffer + s->fill;
     if (is_real) {
-        const float *restrict real = s->real + left_out;
+        const float *restrict real = (const float *)samples + left_out;
         for (int32_t i = 0; i < n; i++) end[i] = real[i] * 32768.0;
     } else {
-        const int16_t *restrict pcm = s->pcm + left_out;
-        int32_t i = 0;
-        for (; i + LANES <= n; i += LANES)
-            for (int32_t k = 0; k < LANES; k++) end[i + k] = pcm[i + k];
-        for (; i < n; i++) end[i] = pcm[i];
+        widen((const int16_t *)samples + left_out, n, end);
     }
     s->fill += n;
     return edgeaudio_next(s);

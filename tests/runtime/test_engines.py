@@ -179,7 +179,7 @@ def test_float_logits_are_refused() -> None:
 
 def test_engines_are_found_without_importing_them(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {"numpy", "tflite_runtime"}
-    monkeypatch.setattr("edgeaudio_runtime.engines.find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
     assert available_engines() == ("numpy", "litert")
 
 

@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_time() -> None:
 
 def test_the_public_rfft_gives_the_bits_of_the_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = compute_features(LOG_MEL, _noise(8000), implementation="numpy")
-    monkeypatch.setattr(frame_transform, "RFFT", frame_transform.public_rfft)
+    monkeypatch.setattr(frame_transform, "fastest_rfft", lambda: frame_transform.public_rfft)
     assert np.array_equal(compute_features(LOG_MEL, _noise(8000), implementation="numpy"), fast)
 
 
@@ -249,7 +249,6 @@ def test_a_specification_of_the_whole_recording_cannot_stream(name: str) -> None
 
 
 def test_another_kind_is_refused_by_name() -> None:
-    @dataclasses.dataclass(frozen=True, kw_only=True)
     class Raw(FeatureSpec):
         kind = "spectrogram"
         n_features: int = 1

@@ -81,7 +81,9 @@ def test_chunks_change_no_sample(data: st.DataObject, sizes: list[int], live: bo
     events: list[Event] = []
     for number, (start, length, lag) in enumerate(times):
         end = start + number * 900 + min(length, 500)
-        events.append(keyword((end - min(length, 500)) / RATE, end / RATE, (end + min(lag, 400)) / RATE, str(number)))
+        events.append(
+            keyword((end - min(length, 500)) / RATE, end / RATE, (end + min(max(1, lag), 400)) / RATE, str(number))
+        )
     pre_roll = PreRoll(sample_rate=RATE, before_s=0.25, after_s=0.35, longest_s=1.0, live=live)
     audio = ramp(data.draw(st.integers(0, 4500)))
     found = joined(run(pre_roll, audio, events, sizes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +26,24 @@ class RecordedSpeech:
     """Recordings of speakers to choose by."""
     sources: tuple[Source, ...] = ()
     """Where they come from."""
+    n_left_out: int = 0
+    """Recordings not taken because the phrase is said in them."""
 
 
-def read_speech(folder: Path, names: Sequence[str], *, sample_rate: int) -> RecordedSpeech:
+def read_speech(
+    folder: Path, names: Sequence[str], *, sample_rate: int, is_phrase: Callable[[str], bool] = lambda text: False
+) -> RecordedSpeech:
     """Read the speech below ``folder``; names that are not there are passed over.
 
-    A manifest's test split is left alone. Where there is none, every file is taken; its speaker is what stands before
-    the first hyphen of its name, as in LibriSpeech.
+    A manifest's test split is left alone, and so are clips of which it says that the phrase is heard in them. Where
+    there is no manifest, every file is taken; its speaker is what stands before the first hyphen of its name, as in
+    LibriSpeech.
+
+    Args:
+        folder: Where the names are.
+        names: Folders of recordings or corpora.
+        sample_rate: What to resample to, in Hz.
+        is_phrase: Whether a text is the phrase.
     """
     clips: list[Clip] = []
     sources: list[Source] = []
@@ -42,10 +53,16 @@ def read_speech(folder: Path, names: Sequence[str], *, sample_rate: int) -> Reco
         sources += source
     train: list[Int16] = []
     validation: list[Int16] = []
-    for clip in clips:
+    kept = [clip for clip in clips if not is_phrase(clip.word or clip.label)]
+    for clip in kept:
         samples = read_audio(clip.path, sample_rate=sample_rate)[0]
         (validation if _for_validation(clip) else train).append(samples)
-    return RecordedSpeech(train=tuple(train), validation=tuple(validation), sources=tuple(sources))
+    return RecordedSpeech(
+        train=tuple(train),
+        validation=tuple(validation),
+        sources=tuple(sources),
+        n_left_out=len(clips) - len(kept),
+    )
 
 
 def _clips(folder: Path) -> tuple[list[Clip], tuple[Source, ...]]:
@@ -53,7 +70,7 @@ def _clips(folder: Path) -> tuple[list[Clip], tuple[Source, ...]]:
         corpus = open_corpus(folder)
         return [clip for clip in corpus.clips if clip.split != "test"], corpus.sources
     files = sorted(path for path in folder.rglob("*") if is_audio(path)) if folder.is_dir() else []
-    clips = [Clip(path=path, label="speech", speaker=path.name.partition("-")[0]) for path in files]
+    clips = [Clip(path=path, label="_speech_", speaker=path.name.partition("-")[0]) for path in files]
     return clips, (Source(name=folder.name, licence="unstated"),) if files else ()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from edgeaudio_models.synthesis.planning import VALIDATION_SHARE
 from edgeaudio_models.synthesis.speech import set_level
 from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.wake_word.background import RecordedSpeech, check_background, joined, read_speech
-from edgeaudio_models.wake_word.negatives import near_texts, other_texts, partial_texts
+from edgeaudio_models.wake_word.negatives import is_phrase, near_texts, other_texts, partial_texts
 from edgeaudio_models.wake_word.phonemes import Phonemizer
 from edgeaudio_models.wake_word.phrase import Phrase, read_phrase
 from edgeaudio_models.wake_word.speaking import Progress, Said, Speakers, speakers
@@ -104,7 +105,7 @@ def gather(
     phrase = read_phrase(settings.phrase, phonemizer)
     speech, noise = RecordedSpeech(), None
     if background is not None:
-        speech = read_speech(background, settings.speech, sample_rate=rate)
+        speech = read_speech(background, settings.speech, sample_rate=rate, is_phrase=_recognizer(phrase, phonemizer))
         present = [name for name in recipe.corpus.noise if (background / name).exists()]
         noise = recorded_noise(replace(recipe, corpus=replace(recipe.corpus, noise=tuple(present))), background, rate)
         check_background(background, speech, noise, [*settings.speech, *recipe.corpus.noise])
@@ -118,6 +119,11 @@ def gather(
         speakers=voices,
         phonemizer=phonemizer,
     )
+
+
+def _recognizer(phrase: Phrase, phonemizer: Phonemizer) -> Callable[[str], bool]:
+    """Whether a text is the phrase; a corpus of words has few texts and many clips."""
+    return lru_cache(maxsize=None)(lambda text: is_phrase(text, phrase, phonemizer))
 
 
 def _synthesizers(recipe: Recipe) -> tuple[Synthesizer, ...]:
@@ -236,6 +242,7 @@ def _provenance(corpus: WakeWordCorpus) -> dict[str, Any]:
             "phonemes": list(corpus.phrase.phonemes),
             "phrases_spoken": len(corpus.positives.train),
             "synthesized_negative_hours": len(corpus.negatives.train) / rate / 3600,
+            "recordings_of_the_phrase_left_out": corpus.speech.n_left_out,
             "recorded_speech_hours": sum(map(len, corpus.speech.train)) / rate / 3600,
             "recorded_noise_hours": 0.0 if corpus.noise is None else len(corpus.noise) / rate / 3600,
         },

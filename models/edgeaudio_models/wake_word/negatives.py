@@ -35,6 +35,14 @@ COMMON_WORDS = (
 """Frequent English words: most of what a microphone hears that is not the phrase."""
 
 
+def is_phrase(text: str, phrase: Phrase, phonemizer: Phonemizer) -> bool:
+    """Whether ``text`` sounds like the phrase itself, spelled or accented in another way; labels like ``_silence_`` do
+    not."""
+    if text.startswith("_") or not text:
+        return False
+    return distance(phrase.phonemes, phonemizer.phonemes(text), limit=LEAST_DISTANCE) < LEAST_DISTANCE
+
+
 def near_texts(phrase: Phrase, phonemizer: Phonemizer, *, n_texts: int) -> tuple[str, ...]:
     """Texts nearest to the phrase by phonemes, the nearest first.
 

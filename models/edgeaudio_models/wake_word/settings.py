@@ -29,8 +29,8 @@ class WakeWordSettings:
     """Strings of other words."""
     noise_clips: int = 240
     """Streams of generated noise."""
-    speech: tuple[str, ...] = ("speech",)
-    """Folders of speech without the phrase, below the background folder."""
+    speech: tuple[str, ...] = ("speech", "background/speech", "speech_commands")
+    """Folders of speech without the phrase, below the background folder, as far as they are there."""
     mining_clips: int = 1200
     """Further strings of words of the stream that is searched for false accepts."""
     mined: int = 1500

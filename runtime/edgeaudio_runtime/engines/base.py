@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeaudio_runtime.quantization import QuantParams
+from edgeaudio_runtime.record import Record
 
 Numerics = Literal["fp32", "tflm", "single", "unspecified"]
 """The requantization rule an engine follows; "unspecified" where its kernels promise none."""
@@ -17,8 +17,7 @@ Numerics = Literal["fp32", "tflm", "single", "unspecified"]
 Codes = npt.NDArray[np.integer[Any]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NetworkSignature:
+class NetworkSignature(Record):
     """What goes into a network step and what comes out."""
 
     step_frames: int
@@ -37,8 +36,7 @@ class NetworkSignature:
     """Whether all steps of a recording belong into one call, which begins and ends it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BoundStep:
+class BoundStep(Record):
     """The memory of a session, for who writes and reads int8 codes there and runs one step at a time.
 
     A session that offers it has a method ``bound_step() -> BoundStep | None``; all addresses hold while it lives.

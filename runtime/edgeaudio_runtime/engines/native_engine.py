@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ _OP_NUMBERS = (
     "dilation_t", "dilation_f", "pad_low", "is_contiguous", "x_zero", "y_zero",
 )  # fmt: skip
 _OP_FLOATS = ("low", "high", "zero", "x_ratio", "y_ratio")
-_OP_POINTERS = ("x", "y", "out", "weights", "bias", "bias_unsigned", "multiplier", "room", "sums")
+_OP_POINTERS = ("x", "y", "out", "weights", "pairs", "bias", "bias_unsigned", "multiplier", "room", "sums")
 
 
 class _OpStruct(ctypes.Structure):
@@ -57,7 +58,9 @@ class NativeProgram:
     def __init__(self, graph: IntegerGraph, *, level: int | None = None) -> None:
         library = load_library()
         if library is None:
-            raise EngineError(f"{LIBRARY.name} was not built with this installation; install with a C compiler at hand")
+            raise EngineError(
+                f"{os.path.basename(LIBRARY)} was not built with this installation; install with a C compiler at hand"
+            )
         self.library, self.plan, self._signature = library, NativePlan(graph), signature_of(graph)
         most: int = library.edgeaudio_level()
         self.level = most if level is None else min(level, most)

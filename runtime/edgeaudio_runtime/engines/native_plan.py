@@ -7,7 +7,7 @@ what was cut.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.graph import IntegerGraph, Op, Tensor
 from edgeaudio_runtime.graph_shapes import check_shapes
 from edgeaudio_runtime.quantization import QuantParams
+from edgeaudio_runtime.record import Record
 from edgeaudio_runtime.requantization import float_multiplier
 
-COPY, DENSE, DEPTHWISE, ADD, CLAMP = range(5)
+COPY, DENSE, DEPTHWISE, FRAMES, ADD, CLAMP = range(6)
 """Kinds of operations: an enumeration of ``native/edgeaudio.h``."""
 
 BLOCK = 16
@@ -32,8 +33,7 @@ _MOST_BYTES = 2**24
 _LARGEST_SUM = 2**31 - 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Operation:
+class Operation(Record):
     """One operation with its constants; numbers are fields of ``edgeaudio_op``."""
 
     numbers: Mapping[str, float]
@@ -178,12 +178,15 @@ class NativePlan:
         bias = self._graph.constants[op.inputs[2]]
         _check_sums(op, weight, bias)
         numbers = {"kind": DEPTHWISE, "n_out": groups, **self._geometry(op, weight.shape, x.shape)}
-        constants = {
+        constants: dict[str, npt.NDArray[Any]] = {
             "weights": np.pad(taps.ravel(), (0, BLOCK)),
-            "bias": _in_blocks(bias),
             **self._multiplier(op, groups),
         }
-        return self._made(op, {**numbers, **self._limits(op)}, constants)
+        if numbers["is_contiguous"]:
+            numbers["kind"] = FRAMES
+            constants["pairs"] = paired(taps[:, 0])
+            bias = bias - _quant(x).zero_point * taps.sum(axis=(0, 1), dtype=np.int64)
+        return self._made(op, {**numbers, **self._limits(op)}, {**constants, "bias": _in_blocks(bias)})
 
     def _fully_connected(self, op: Op) -> Operation:
         weight = self._graph.constants[op.inputs[1]]
@@ -261,6 +264,18 @@ def packed(weight: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
     padded = np.zeros((-(-n_out // BLOCK) * BLOCK, -(-n_in // GROUP) * GROUP), dtype=np.int8)
     padded[:n_out, :n_in] = weight
     return np.ascontiguousarray(padded.reshape(-1, BLOCK, padded.shape[1] // GROUP, GROUP).transpose(0, 2, 1, 3))
+
+
+def paired(taps: npt.NDArray[np.int8]) -> npt.NDArray[np.int16]:
+    """Weights ``[taps, channels]`` of two outputs one frame apart, as pairs of taps: ``[outputs, pairs, channels, 2]``.
+
+    The first output begins with the first frame of the first pair, the second one with the second; zeros where no
+    tap is.
+    """
+    n_taps, n_channels = taps.shape
+    rows = np.zeros((2, 2 * (n_taps // 2 + 1), -(-n_channels // BLOCK) * BLOCK), dtype=np.int16)
+    rows[0, :n_taps, :n_channels] = rows[1, 1 : n_taps + 1, :n_channels] = taps
+    return np.ascontiguousarray(rows.reshape(2, -1, 2, rows.shape[2]).swapaxes(2, 3))
 
 
 def _in_blocks(values: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from edgeaudio_runtime.graph_constants import with_widened_constants
 from edgeaudio_runtime.graph_shapes import check_shapes
 from edgeaudio_runtime.kernel import Array, Kernel
 from edgeaudio_runtime.kernels import kernel
+from edgeaudio_runtime.record import Record
 
 MAX_STEPS_PER_PASS = 1024
 """Steps whose intermediate tensors are held at once (41 s of 40 ms steps); longer runs take several passes."""
@@ -23,8 +23,7 @@ MAX_ELEMENTS_PER_PASS = 2**24
 """Values of all its tensors that a pass may compute; larger networks take fewer steps at once."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Instruction:
+class _Instruction(Record):
     kernel: Kernel
     inputs: tuple[str, ...]
     output: str

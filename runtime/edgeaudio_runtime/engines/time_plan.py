@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from edgeaudio_runtime.graph import IntegerGraph, Op
+from edgeaudio_runtime.record import Record
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Growth:
+class Growth(Record):
     """Frames of a tensor for k steps: ``fixed + k * per_step``."""
 
     fixed: int
