@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgeaudio_models.checkpoint import Checkpoint
     from edgeaudio_models.recipe import Recipe
     from edgeaudio_models.training import Progress
+    from edgeaudio_models.wake_word.corpus import WakeWordCorpus
 
 
 def phrase_recipe(recipe: Recipe, phrase: str | None) -> Recipe:
@@ -38,7 +39,10 @@ def phrase_recipe(recipe: Recipe, phrase: str | None) -> Recipe:
 def run_wake_word(
     recipe: Recipe, background: Path | None, output: Path, *, cache: Path | None, force: bool, progress: Progress
 ) -> Checkpoint:
-    """Say everything, train, mine, train on, choose the threshold."""
+    """Say everything, train, mine, train on, choose the threshold.
+
+    ``background`` None takes the recordings that ``EDGEAUDIO_DATA`` names, if any.
+    """
     from edgeaudio_models.corpora import default_cache_folder
     from edgeaudio_models.wake_word.corpus import gather
     from edgeaudio_models.wake_word.training import train_wake_word
@@ -48,6 +52,20 @@ def run_wake_word(
         corpus = gather(recipe, background=background, cache_folder=cache or default_cache_folder(), progress=bar)
     names = ", ".join(each.name for each in corpus.speakers.synthesizers)
     say(f"{len(corpus.positives.train)} phrases spoken by {names} ({' '.join(corpus.phrase.phonemes)})")
+    say(_background(corpus))
     run = train_wake_word(recipe, corpus, output, force=force, progress=progress, say=say)
     say(f"trained in {(time.monotonic() - began) / 60:.1f} minutes")
     return run.checkpoint
+
+
+def _background(corpus: WakeWordCorpus) -> str:
+    """What was recorded of all that is heard, in a line."""
+    from edgeaudio_models.wake_word.background import total_seconds
+
+    if corpus.background is None:
+        return "nothing recorded, from the phrase alone; --background or $EDGEAUDIO_DATA names speech and noise"
+    rate, speech, noise = corpus.speakers.sample_rate, corpus.speech, corpus.noise
+    hours = total_seconds([*speech.train, *speech.validation], rate) / 3600
+    minutes = 0.0 if noise is None else len(noise) / rate / 60
+    left_out = f", {speech.n_left_out} recordings of the phrase left out" if speech.n_left_out else ""
+    return f"{hours:.1f} hours of recorded speech and {minutes:.0f} minutes of noise in {corpus.background}{left_out}"

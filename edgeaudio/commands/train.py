@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 @click.option("--validation", help="Stream to choose by, beside a stream to train on.")
 @click.option("--output", type=PathType, required=True, help="Folder for the training state and the checkpoint.")
 @click.option("--phrase", help="What to listen for, for the recipe wake-word.")
-@click.option("--background", type=PathType, help="Speech and noise without the phrase, for wake-word; same as --data.")
+@click.option(
+    "--background",
+    type=PathType,
+    help="Speech and noise without the phrase, for wake-word; same as --data.  [default: $EDGEAUDIO_DATA]",
+)
 @click.option("--epochs", type=int, help="Other number of epochs than the recipe's.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1; auto takes a GPU if any.")
 @click.option("--log-dir", type=PathType, help="Folder for TensorBoard scalars.")

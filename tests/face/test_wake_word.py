@@ -56,6 +56,12 @@ def run(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wake")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("EDGEAUDIO_DATA", raising=False)  # recordings at hand would be heard too
+        return trained_and_exported(folder)
+
+
+def trained_and_exported(folder: Path) -> Path:
     (folder / "quick.toml").write_text(RECIPE)
     cache = ("--cache", folder / "cache")
     trained = run("train", folder / "quick.toml", "--phrase", "Jarvis", "--output", folder / "run", *cache)

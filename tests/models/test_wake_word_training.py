@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from edgeaudio_models.synthesis import PicoSynthesizer, Utterance
 from edgeaudio_models.synthesis.further import FliteSynthesizer, HibariSynthesizer, every_synthesizer
 from edgeaudio_models.wake_word import background, corpus
 from edgeaudio_models.wake_word.corpus import WakeWordCorpus, gather, rows_of
+from edgeaudio_models.wake_word.negatives import is_phrase
+from edgeaudio_models.wake_word.phonemes import Phonemizer
+from edgeaudio_models.wake_word.phrase import read_phrase
 from edgeaudio_models.wake_word.speaking import Speakers, speakers
 from edgeaudio_models.wake_word.threshold import GRID, with_margin
 from edgeaudio_models.wake_word.training import fitted_to, train_wake_word, with_phrase, with_windows
@@ -41,8 +45,16 @@ def small(phrase: str = "jarvis", **settings: object) -> Recipe:
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def nothing_recorded() -> Iterator[None]:
+    """Where recordings are at hand they would be heard too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("EDGEAUDIO_DATA", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
-def gathered() -> WakeWordCorpus:
+def gathered(nothing_recorded: None) -> WakeWordCorpus:
     return gather(small(), background=None, cache_folder=None)
 
 
@@ -130,8 +142,37 @@ def test_recorded_speech_is_split_by_speaker_and_its_test_split_is_not_read(tmp_
     assert {int(clip[0]) for clip in (*read.train, *read.validation)} == set(range(21, 41))
 
 
+def test_recordings_of_the_phrase_itself_are_left_out(tmp_path: Path) -> None:
+    phonemizer = Phonemizer()
+    phrase = read_phrase("happy", phonemizer)
+    (tmp_path / "speech").mkdir()
+    rows = ["path,label,word,speaker,split"]
+    words = ["happy", "Happi", "harpy", "cat", "", ""]
+    labels = ["happy", "_unknown_", "_unknown_", "cat", "happy", "_silence_"]
+    for i, (label, word) in enumerate(zip(labels, words, strict=True)):
+        soundfile.write(tmp_path / "speech" / f"{i}.wav", np.full(100, i + 1, np.int16), RATE)
+        rows.append(f"{i}.wav,{label},{word},s{i},train")
+    (tmp_path / "speech" / "manifest.csv").write_text("\n".join(rows) + "\n")
+    read = background.read_speech(
+        tmp_path, ["speech"], sample_rate=RATE, is_phrase=lambda text: is_phrase(text, phrase, phonemizer)
+    )
+    assert sorted(int(clip[0]) for clip in (*read.train, *read.validation)) == [3, 4, 6]  # harpy, cat and silence
+    assert read.n_left_out == 3
+
+
+def test_recordings_come_from_the_folder_that_is_given_or_else_from_the_named_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert background.background_folder(None) is None
+    monkeypatch.setenv("EDGEAUDIO_DATA", str(tmp_path))
+    assert background.background_folder(None) == tmp_path
+    assert background.background_folder(tmp_path / "own") == tmp_path / "own"
+    with pytest.raises(CorpusError, match="no recordings in"):
+        gather(small(), background=None, cache_folder=None)
+
+
 def test_a_background_folder_without_recordings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"no recordings in \['speech', 'noise'\]"):
+    with pytest.raises(CorpusError, match=r"no recordings in \['speech', .*, 'noise'"):
         gather(small(), background=tmp_path, cache_folder=None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ VALIDATION_PERCENT = 10
 """Share of the speakers to learn from that are set aside to choose by."""
 
 
+DATA_VARIABLE = "EDGEAUDIO_DATA"
+"""Environment variable that names a folder of recordings."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordedSpeech:
     """Recordings by split; those of a test split are not read."""
@@ -28,6 +33,14 @@ class RecordedSpeech:
     """Where they come from."""
     n_left_out: int = 0
     """Recordings not taken because the phrase is said in them."""
+
+
+def background_folder(given: Path | None) -> Path | None:
+    """``given``, else the folder that ``EDGEAUDIO_DATA`` names; None where it names none: from the phrase alone."""
+    if given is not None:
+        return given
+    named = os.environ.get(DATA_VARIABLE)
+    return Path(named) if named else None
 
 
 def read_speech(

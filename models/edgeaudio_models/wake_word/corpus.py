@@ -22,7 +22,13 @@ from edgeaudio_models.synthesis.noise import generate_silence
 from edgeaudio_models.synthesis.planning import VALIDATION_SHARE
 from edgeaudio_models.synthesis.speech import set_level
 from edgeaudio_models.training_data import Examples, TrainingData
-from edgeaudio_models.wake_word.background import RecordedSpeech, check_background, joined, read_speech
+from edgeaudio_models.wake_word.background import (
+    RecordedSpeech,
+    background_folder,
+    check_background,
+    joined,
+    read_speech,
+)
 from edgeaudio_models.wake_word.negatives import is_phrase, near_texts, other_texts, partial_texts
 from edgeaudio_models.wake_word.phonemes import Phonemizer
 from edgeaudio_models.wake_word.phrase import Phrase, read_phrase
@@ -67,6 +73,8 @@ class WakeWordCorpus:
     """Recorded speech without it."""
     noise: Int16 | None
     """Recorded noise; None leaves generated noise alone."""
+    background: Path | None
+    """Where the recordings lie."""
     speakers: Speakers
     """Who spoke, for more of it."""
     phonemizer: Phonemizer
@@ -87,7 +95,8 @@ def gather(
 
     Args:
         recipe: Of kind "wake_word", with a phrase.
-        background: Folder with ``wake_word.speech`` and ``corpus.noise`` below it; None: synthesized speech alone.
+        background: Folder with ``wake_word.speech`` and ``corpus.noise`` below it; None takes the one that
+            ``EDGEAUDIO_DATA`` names, and without it synthesized speech alone.
         cache_folder: Where spoken clips are kept.
         progress: Called with (clips done, clips in all), for each kind of clip anew.
 
@@ -103,7 +112,7 @@ def gather(
     voices = speakers(_synthesizers(recipe), sample_rate=rate, cache_folder=cache_folder, seed=seed)
     phonemizer = Phonemizer()
     phrase = read_phrase(settings.phrase, phonemizer)
-    speech, noise = RecordedSpeech(), None
+    speech, noise, background = RecordedSpeech(), None, background_folder(background)
     if background is not None:
         speech = read_speech(background, settings.speech, sample_rate=rate, is_phrase=_recognizer(phrase, phonemizer))
         present = [name for name in recipe.corpus.noise if (background / name).exists()]
@@ -116,6 +125,7 @@ def gather(
         negatives=_synthesized_negatives(recipe, phrase, phonemizer, voices, progress),
         speech=speech,
         noise=noise,
+        background=background,
         speakers=voices,
         phonemizer=phonemizer,
     )
