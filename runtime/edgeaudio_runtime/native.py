@@ -55,6 +55,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...] | None]] = {
     "edgeaudio_scratch_doubles": (ctypes.c_int32, (ctypes.c_void_p,)),
     "edgeaudio_features": (None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)),
     "edgeaudio_push": (ctypes.c_int32, None),
+    "edgeaudio_push_real": (ctypes.c_int32, None),
     "edgeaudio_next": (ctypes.c_int32, None),
     "edgeaudio_after": (ctypes.c_int32, None),
     "edgeaudio_take": (ctypes.c_int32, None),

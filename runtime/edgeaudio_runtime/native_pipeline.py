@@ -128,7 +128,8 @@ class _Pipeline:
         if self._watch is not None:
             self._open_watch(self._watch, signature)
         self._address = ctypes.c_void_p(ctypes.addressof(self._struct))
-        self._push, self._after, self._next = library.edgeaudio_push, library.edgeaudio_after, library.edgeaudio_next
+        self._push, self._push_real = library.edgeaudio_push, library.edgeaudio_push_real
+        self._after, self._next = library.edgeaudio_after, library.edgeaudio_next
         self._take = library.edgeaudio_take
 
     def reset(self) -> None:
@@ -228,7 +229,7 @@ class SamplePipeline(_Pipeline):
         n = len(samples)
         if n > _LONGEST_PIECE:
             return self._push_pieces(samples)
-        ready = self._push(self._address, samples.tobytes(), n, 0)  # ctypes takes bytes sooner than an address
+        ready = self._push(self._address, samples.tobytes(), n)  # ctypes takes bytes sooner than an address
         if ready and not self._runs_in_c:
             self._invoke()
             ready = self._after(self._address)
@@ -244,11 +245,10 @@ class SamplePipeline(_Pipeline):
         return events
 
     def _push_pieces(self, samples: Samples) -> list[Event]:
-        is_real = samples.dtype != _INT16
-        events: list[Event] = []
+        push, events = self._push if samples.dtype == _INT16 else self._push_real, list[Event]()
         for first in range(0, len(samples), _LONGEST_PIECE):
             piece = samples[first : first + _LONGEST_PIECE]
-            ready = self._push(self._address, piece.tobytes(), len(piece), int(is_real))
+            ready = push(self._address, piece.tobytes(), len(piece))
             if ready and not self._runs_in_c:
                 self._invoke()
                 ready = self._after(self._address)

@@ -132,8 +132,9 @@ typedef struct {
 #define EDGEAUDIO_STEP 1
 #define EDGEAUDIO_LOOK 2
 
-/* `samples` are int16_t, or where `is_real` float with full scale at -1..1. */
-int32_t edgeaudio_push(edgeaudio_stream *s, const void *samples, int32_t n, int32_t is_real);
+int32_t edgeaudio_push(edgeaudio_stream *s, const int16_t *samples, int32_t n);
+/* Full scale at -1..1. */
+int32_t edgeaudio_push_real(edgeaudio_stream *s, const float *samples, int32_t n);
 int32_t edgeaudio_next(edgeaudio_stream *s);
 /* Takes a step whose features the caller computed, and wrote where those of the next waiting step go. */
 int32_t edgeaudio_take(edgeaudio_stream *s);

@@ -457,7 +457,7 @@ INLINE double logarithm(double x) {
 }
 
 INLINE void compress(const edgeaudio_front_end *f, double *restrict mel, const int32_t batch) {
-    const int32_t n = (f->n_mels * batch + 7) & ~7; /* whole vectors; what lies behind is read no more */
+    const int32_t n = f->n_mels * batch;
     const double floor = f->log_floor, factor = f->log_factor, low = f->clamp_min, high = f->clamp_max;
     if (f->has_log) {
         if (f->adds_floor)
@@ -533,7 +533,7 @@ __attribute__((target("avx2"))) static void compute_avx2(const edgeaudio_front_e
     compute(f, samples, features, BATCH, 0);
 }
 
-__attribute__((target("avx512f,prefer-vector-width=512"))) static void compute_avx512(const edgeaudio_front_end *f, const double *samples,
+__attribute__((target("avx512f"))) static void compute_avx512(const edgeaudio_front_end *f, const double *samples,
                                                               float *features) {
     compute(f, samples, features, BATCH, 1);
 }

@@ -118,21 +118,27 @@ int32_t edgeaudio_next(edgeaudio_stream *s) {
     return 0;
 }
 
-/* `n` is at most what the buffer has room for beside a step that is not complete. */
-int32_t edgeaudio_push(edgeaudio_stream *s, const void *samples, int32_t n, int32_t is_real) {
+/* Makes room for `n` samples, at most what the buffer holds beside a step that is not complete; how many are left out. */
+static int32_t make_room(edgeaudio_stream *s, int32_t n) {
     const int32_t left_out = n < s->skip ? n : s->skip;
     s->n_samples += n;
     s->skip -= left_out;
-    n -= left_out;
-    if (s->fill + n > s->buffer_length) compact(s);
-    double *restrict const end = s->buffer + s->fill;
-    if (is_real) {
-        const float *restrict real = (const float *)samples + left_out;
-        for (int32_t i = 0; i < n; i++) end[i] = real[i] * 32768.0;
-    } else {
-        widen((const int16_t *)samples + left_out, n, end);
-    }
-    s->fill += n;
+    if (s->fill + n - left_out > s->buffer_length) compact(s);
+    return left_out;
+}
+
+int32_t edgeaudio_push(edgeaudio_stream *s, const int16_t *samples, int32_t n) {
+    const int32_t left_out = make_room(s, n);
+    widen(samples + left_out, n - left_out, s->buffer + s->fill);
+    s->fill += n - left_out;
+    return edgeaudio_next(s);
+}
+
+int32_t edgeaudio_push_real(edgeaudio_stream *s, const float *restrict samples, int32_t n) {
+    const int32_t left_out = make_room(s, n);
+    double *restrict const end = s->buffer + s->fill - left_out;
+    for (int32_t i = left_out; i < n; i++) end[i] = samples[i] * 32768.0;
+    s->fill += n - left_out;
     return edgeaudio_next(s);
 }
 
