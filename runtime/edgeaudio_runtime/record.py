@@ -58,28 +58,30 @@ class Record:
         cls._fields = {field.name: field for field in fields(cls)}
 
     def __init__(self, **values: Any) -> None:
-        known = self._fields
-        if not values.keys() <= known.keys():
-            unknown = sorted(values.keys() - known.keys())
-            raise TypeError(f"{type(self).__name__} has no field {', '.join(map(repr, unknown))}")
-        if len(values) < len(known):
-            values = {**self._defaults(known.keys() - values.keys()), **values}
-        self.__dict__.update({name: values[name] for name in known})
+        if values.keys() != self._fields.keys():
+            values = self._completed(values)
+        self.__dict__.update(values)
         self.__post_init__()
 
-    def _defaults(self, names: set[str]) -> dict[str, Any]:
-        result, missing = {}, []
-        for name in names:
-            field = self._fields[name]
-            if field.default_factory is not MISSING:
-                result[name] = field.default_factory()
-            elif field.default is not MISSING:
-                result[name] = field.default
+    @classmethod
+    def _completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """``values`` with the defaults of those that were not given."""
+        unknown = values.keys() - cls._fields.keys()
+        if unknown:
+            raise TypeError(f"{cls.__name__} has no field {', '.join(map(repr, sorted(unknown)))}")
+        missing = []
+        for name, field in cls._fields.items():
+            if name in values:
+                continue
+            if field.default is not MISSING:
+                values[name] = field.default
+            elif field.default_factory is not MISSING:
+                values[name] = field.default_factory()
             else:
                 missing.append(name)
         if missing:
-            raise TypeError(f"{type(self).__name__} needs {', '.join(map(repr, sorted(missing)))}")
-        return result
+            raise TypeError(f"{cls.__name__} needs {', '.join(map(repr, missing))}")
+        return values
 
     def __post_init__(self) -> None:
         """Check the fields; for classes that have rules."""
