@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeaudio_runtime.engines.native_engine import NativeProgram
-from edgeaudio_runtime.engines.native_plan import packed
+from edgeaudio_runtime.engines.native_plan import packed, paired
 from edgeaudio_runtime.engines.numpy_engine import NumpyProgram
 from edgeaudio_runtime.errors import SpecError
 from edgeaudio_runtime.graph import IntegerGraph, StateSpec
@@ -64,6 +64,28 @@ def test_two_dimensional_convolutions_give_the_codes_of_the_graph(attrs: dict) -
     n, frames, bins, channels = g.tensors[y].shape
     merged = g.op("merge_frequency", (y,), (n, frames, 1, bins * channels), g.tensors[y].quant)
     assert_same_codes(g.build(merged))
+
+
+@pytest.mark.parametrize("n_channels", [2, 8, 15, 16, 17, 40])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("n_taps", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("zero_point", [-128, 5])
+def test_depthwise_convolutions_over_frames_give_the_codes_of_the_graph(
+    n_channels: int, stride: int, n_taps: int, zero_point: int
+) -> None:
+    for n_frames in (n_taps, n_taps + 1, n_taps + 4):  # a single output, two that share their frames, more
+        g = GraphBuilder(seed=n_frames)
+        x = g.activation("features", (1, n_frames, 1, n_channels), QuantParams(scale=(0.05,), zero_point=zero_point))
+        y = g.conv(x, n_channels, (n_taps, 1), QuantParams(scale=(0.04,)), stride=(stride, 1), groups=n_channels)
+        assert_same_codes(g.build(y), n_steps=8)
+
+
+def test_weights_of_two_outputs_lie_in_pairs_of_taps() -> None:
+    found = paired(np.arange(1, 1 + 3 * 17, dtype=np.int8).reshape(3, 17))
+    assert found.shape == (2, 2, 32, 2)
+    assert found[:, :, 0].tolist() == [[[1, 18], [35, 0]], [[0, 1], [18, 35]]]
+    assert found[0, 0, 16].tolist() == [17, 34]
+    assert not found[:, :, 17:].any()
 
 
 def test_fully_connected_layers_sums_and_clamps_give_the_codes_of_the_graph() -> None:
