@@ -140,11 +140,15 @@ def _trained_on(
     second = train(further, more, folder, force=True, progress=progress, start=first.module)
     averaged = with_averaged_weights(first.module, second)
     history = (*first.history, *(replace(row, epoch=row.epoch + len(first.history)) for row in second.history))
+    chosen = second.metrics["validation"]
+    epochs = [first.metrics["validation"]["epoch"], len(first.history) + chosen["epoch"]]
     judged = validation_task(averaged, recipe, data).evaluate(averaged.module)
-    epoch = second.metrics["validation"]["epoch"] + len(first.history)
     return replace(
         averaged,
-        metrics={**second.metrics, "validation": {**judged, "epoch": epoch}},
+        metrics={
+            **second.metrics,
+            "validation": {**chosen, **judged, "epoch": epochs[1], "averaged_epochs": epochs},
+        },
         provenance={**second.provenance, "mined": mined},
         history=history,
     )
