@@ -76,12 +76,7 @@ def _training(card: Card) -> Iterator[str]:
     yield f"{training['epochs']} epochs from seed {training['seed']}."
     if training["validation"] is not None:
         score = f"{training['chosen_by']} of {training['validation']:.2%} on validation clips"
-        averaged = training.get("averaged_epochs")
-        if averaged:
-            kept = f"The weights are the means of those of epochs {averaged[0]} and {averaged[1]}, with a"
-        else:
-            kept = f"Epoch {training['epoch']} was kept for its"
-        yield f"{kept} {score}; the test split had no say."
+        yield f"Epoch {training['epoch']} was kept for its {score}; the test split had no say."
     if training.get("started_from"):
         yield f"It began with the weights of `{training['started_from']}`, whose data stand in the table above."
     if training.get("threshold"):

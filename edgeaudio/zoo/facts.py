@@ -113,7 +113,6 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "epochs": max(training.epochs, len(checkpoint.history)),
         "seed": training.seed,
         "epoch": chosen.get("epoch"),
-        "averaged_epochs": chosen.get("averaged_epochs"),
         "chosen_by": figure,
         "validation": chosen.get(figure),
         "started_from": checkpoint.provenance.get("started_from"),

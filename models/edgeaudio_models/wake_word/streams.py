@@ -15,7 +15,7 @@ from torch.nn import functional
 from edgeaudio_models.augmentation import draw_integers, draw_uniform
 
 HEARD_SECONDS = 0.28
-"""The phrase should be heard at every output of this long after its end."""
+"""The phrase should be heard at every output of this long after its end; what the detector smooths over."""
 DOUBT_SECONDS = 0.36
 """Outputs this long after that, and from the middle of the phrase to its end, may say what they like."""
 LEAST_AFTER_SECONDS = 0.16

@@ -26,8 +26,8 @@ from edgeaudio_runtime.features import MelSpec
 
 PHRASE_INDEX = 1
 """Label of the phrase; label 0 is everything else."""
-SMOOTHED_OUTPUTS = 9
-"""Outputs averaged before a score is read: the recipe's ``detector.smoothing_s`` of 0.36 s at 40 ms."""
+SMOOTHED_OUTPUTS = 5
+"""Outputs averaged before a score is read: the detector's 0.2 s at 40 ms."""
 FALSE_SHARES = (0.002, 0.005, 0.01, 0.02, 0.05)
 """Shares of the streams without the phrase that may be taken for it, where hits are counted."""
 

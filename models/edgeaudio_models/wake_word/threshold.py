@@ -63,7 +63,7 @@ def choose_threshold(checkpoint: Checkpoint, data: TrainingData, corpus: WakeWor
     """
     module, rate = checkpoint.module, checkpoint.features.sample_rate
     front_end = TorchFrontEnd(checkpoint.features, multiple_of=module.step_frames)
-    task = validation_task(checkpoint, checkpoint.recipe, data)
+    task = WakeWordTask(_judging(checkpoint.recipe), replace(data, train=data.validation), front_end)
     phrases = stream_scores(module, task.validation_features[task.validation_has_phrase]).numpy()
     speech = joined(corpus.speech.validation, gap_seconds=GAP_SECONDS, sample_rate=rate, seed=0)
     stream = np.concatenate([corpus.negatives.ordinary, speech])
@@ -91,8 +91,6 @@ def with_margin(phrases: npt.NDArray[np.floating[Any]], highest_false_score: flo
     return max(value for value in free if (phrases < value).mean() <= most)
 
 
-def validation_task(checkpoint: Checkpoint, recipe: Recipe, data: TrainingData) -> WakeWordTask:
-    """The clips to choose by, in the streams, rooms and noise in which training judges them; nothing to learn from."""
-    front_end = TorchFrontEnd(checkpoint.features, multiple_of=checkpoint.module.step_frames)
-    once = replace(recipe, wake_word=replace(recipe.wake_word, variants=1))
-    return WakeWordTask(once, replace(data, train=data.validation), front_end)
+def _judging(recipe: Recipe) -> Recipe:
+    """A recipe whose task has next to nothing to learn."""
+    return replace(recipe, wake_word=replace(recipe.wake_word, variants=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 from edgeaudio_models.audio_files import Int16
 from edgeaudio_models.checkpoint import Checkpoint, save_checkpoint
 from edgeaudio_models.recipe import Recipe
-from edgeaudio_models.streaming import StreamingModule
 from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import CHECKPOINT_FOLDER, Progress, train
 from edgeaudio_models.training_data import Examples, TrainingData
@@ -20,7 +18,7 @@ from edgeaudio_models.wake_word.background import joined
 from edgeaudio_models.wake_word.corpus import GAP_SECONDS, WakeWordCorpus, longest_seconds, row_samples, rows_of
 from edgeaudio_models.wake_word.mining import find_places, windows_at
 from edgeaudio_models.wake_word.negatives import other_texts
-from edgeaudio_models.wake_word.threshold import Threshold, choose_threshold, validation_task
+from edgeaudio_models.wake_word.threshold import Threshold, choose_threshold
 from edgeaudio_runtime.staging import refuse_overwrite
 
 KERNEL_SECONDS = 1.0
@@ -121,8 +119,8 @@ def _trained_on(
     progress: Progress | None,
     say: Say,
 ) -> Checkpoint:
-    """The mean of the network and of what a second, gentler training with its mistakes makes of it; itself where it
-    makes none. Epochs are counted through both."""
+    """The network after a second, gentler training with what the first one wrongly heard; itself where that is
+    nothing. Epochs are counted through both."""
     windows, hours = mine(first, mining_streams(recipe, corpus), n_windows=recipe.wake_word.mined)
     say(f"mined {len(windows)} windows out of {hours:.1f} hours without the phrase")
     mined = {"windows": len(windows), "hours_searched": hours}
@@ -138,36 +136,14 @@ def _trained_on(
     further = replace(recipe, training=training, wake_word=settings)
     more = with_windows(data, windows)
     second = train(further, more, folder, force=True, progress=progress, start=first.module)
-    averaged = with_averaged_weights(first.module, second)
     history = (*first.history, *(replace(row, epoch=row.epoch + len(first.history)) for row in second.history))
-    chosen = second.metrics["validation"]
-    epochs = [first.metrics["validation"]["epoch"], len(first.history) + chosen["epoch"]]
-    judged = validation_task(averaged, recipe, data).evaluate(averaged.module)
+    chosen = {**second.metrics["validation"], "epoch": second.metrics["validation"]["epoch"] + len(first.history)}
     return replace(
-        averaged,
-        metrics={
-            **second.metrics,
-            "validation": {**chosen, **judged, "epoch": epochs[1], "averaged_epochs": epochs},
-        },
+        second,
+        metrics={**second.metrics, "validation": chosen},
         provenance={**second.provenance, "mined": mined},
         history=history,
     )
-
-
-def with_averaged_weights(first: StreamingModule, second: Checkpoint) -> Checkpoint:
-    """``second`` with the means of its weights and those of the network it began with.
-
-    Between two minima that one training came through lie flatter ones (Izmailov et al., "Averaging weights leads to
-    wider optima and better generalization", arXiv:1803.05407). Here they differ in what they were mistaken about.
-    """
-    earlier, module = first.state_dict(), copy.deepcopy(second.module)
-    module.load_state_dict(
-        {
-            name: (earlier[name] + tensor) / 2 if tensor.is_floating_point() else tensor
-            for name, tensor in module.state_dict().items()
-        }
-    )
-    return replace(second, module=module)
 
 
 def _say_what(data: TrainingData, say: Say) -> None:
