@@ -76,7 +76,7 @@ class DirectoryFiles:
             target = os.path.realpath(os.path.join(self._root, check_path(path)))
         except OSError as error:
             raise BundleError(f"cannot read {path!r} of the bundle: {error}; copy the whole bundle again") from error
-        if os.path.commonpath([self._root, target]) != self._root:
+        if not os.path.join(target, "").startswith(os.path.join(self._root, "")):
             raise BundleError(f"{path!r} leads out of the bundle, to {target!r}; a bundle holds its own files")
         return target
 

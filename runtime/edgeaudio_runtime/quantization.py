@@ -91,7 +91,7 @@ class QuantParams(Record):
     def from_dict(cls, values: dict[str, Any]) -> QuantParams:
         """Inverse of :meth:`to_dict`; unknown fields are refused by name."""
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(set(values) - known)
         if unknown:
             raise SpecError(f"unknown quantization fields {unknown}; this runtime knows {sorted(known)}")
         return cls(**{**values, "scale": tuple(values["scale"])})
