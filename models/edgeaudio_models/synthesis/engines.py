@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeaudio_models.audio_files import Int16, read_audio
 from edgeaudio_models.errors import SynthesisError
 from edgeaudio_models.synthesis.processes import EngineProcess
+from edgeaudio_models.synthesis.worker import FORGETFUL
 from edgeaudio_runtime.errors import AudioError, SpecError
 
 PICO_VOICES = ("en-US", "en-GB")
@@ -76,14 +77,15 @@ class PicoSynthesizer(_EngineSynthesizer):
 
 
 class EspeakSynthesizer(_EngineSynthesizer):
-    """espeak-ng through espeakng-loader: English accents times variants as ``en-us+f3``; GPL-3.0, not deterministic.
+    """espeak-ng through espeakng-loader: English accents times variants as ``en-us+f3``; GPL-3.0; deterministic but on
+    Windows, which cannot fork.
 
     Rates from 0.46 to 2.5 (80 to 450 words a minute) and pitches up to 2 are possible; the engine clips others.
     """
 
     name = "espeak-ng"
     voices = tuple(f"{accent}+{variant}" for variant in ESPEAK_VARIANTS for accent in ESPEAK_ACCENTS)
-    deterministic = False
+    deterministic = name in FORGETFUL
     licence = "GPL-3.0-or-later (espeak-ng)"
 
     def __init__(self) -> None:

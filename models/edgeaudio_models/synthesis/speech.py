@@ -12,7 +12,7 @@ from edgeaudio_models.audio_files import Int16, read_audio, resample_audio, to_i
 from edgeaudio_models.synthesis.base import Synthesizer, Utterance
 from edgeaudio_runtime.errors import AudioError
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 """Part of every key; raise it when an engine is driven differently."""
 
 TRIM_BELOW_DB = -40.0

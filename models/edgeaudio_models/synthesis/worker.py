@@ -3,6 +3,9 @@
 Requests come as JSON lines on stdin, answers go to stdout as one JSON line, followed by ``n_samples`` int16
 little-endian samples where the line has no ``error``. It imports the engine and the standard library only: a crash or a
 licence of the engine stays in its process, and it starts fast.
+
+espeak-ng carries phases and filters over from one text to the next, so each text is said by a child of a process that
+has said nothing: it gives the same samples whatever was said before.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import array
 import ctypes
 import json
+import os
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
@@ -73,6 +78,7 @@ def open_espeak() -> Speak:
     def speak(request: Mapping[str, Any]) -> tuple[bytes, int]:
         _ = callback  # the library keeps only a pointer, which must not dangle
         pieces.clear()
+        library.espeak_ng_SetRandSeed(ctypes.c_long(zlib.crc32(repr(sorted(request.items())).encode())))  # of breath
         if library.espeak_SetVoiceByName(str(request["voice"]).encode()):
             raise ValueError(f"unknown voice {request['voice']!r}")
         library.espeak_SetParameter(_ESPEAK_RATE, round(ESPEAK_WORDS_PER_MINUTE * request["rate"]), 0)
@@ -85,6 +91,8 @@ def open_espeak() -> Speak:
 
 
 ENGINES: Mapping[str, Callable[[], Speak]] = {"pico": open_pico, "espeak-ng": open_espeak}
+FORGETFUL = {"espeak-ng"} if hasattr(os, "fork") else set[str]()
+"""Engines that say each text in a process of its own."""
 
 
 def answer(speak: Speak, line: bytes, out: BinaryIO) -> None:
@@ -102,6 +110,17 @@ def answer(speak: Speak, line: bytes, out: BinaryIO) -> None:
     out.flush()
 
 
+def answer_in_a_child(speak: Speak, line: bytes, out: BinaryIO) -> None:
+    """The same in a child process, so that this one never speaks; end with an error where the child dies."""
+    child = os.fork()
+    if child == 0:
+        answer(speak, line, out)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        raise SystemExit(f"the child that spoke ended with status {status}")
+
+
 def main(engine: str) -> int:
     """Serve requests until stdin ends."""
     out = sys.stdout.buffer
@@ -109,7 +128,7 @@ def main(engine: str) -> int:
     out.write(b"{}\n")
     out.flush()
     for line in sys.stdin.buffer:
-        answer(speak, line, out)
+        (answer_in_a_child if engine in FORGETFUL else answer)(speak, line, out)
     return 0
 
 
