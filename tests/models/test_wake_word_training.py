@@ -16,7 +16,7 @@ from edgeaudio_models.recipe import Recipe, load_recipe
 from edgeaudio_models.recipe_text import format_recipe
 from edgeaudio_models.synthesis import PicoSynthesizer, Utterance
 from edgeaudio_models.synthesis.further import FliteSynthesizer, HibariSynthesizer, every_synthesizer
-from edgeaudio_models.wake_word import background, corpus
+from edgeaudio_models.wake_word import background, corpus, training
 from edgeaudio_models.wake_word.corpus import WakeWordCorpus, gather, rows_of
 from edgeaudio_models.wake_word.negatives import is_phrase
 from edgeaudio_models.wake_word.phonemes import Phonemizer
@@ -123,6 +123,14 @@ def test_mined_windows_are_further_rows_without_the_phrase(gathered: WakeWordCor
     assert len(more.train) == len(data.train) + 3
     assert int(more.train.label_indices.sum()) == int(data.train.label_indices.sum())
     assert more.train.waveforms[-3:].min() == 7
+
+
+@pytest.mark.parametrize("factor", [0.88, 1.0, 1.14])
+def test_a_stream_is_replayed_in_blocks_as_it_would_be_whole(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REPLAY_BLOCK", 64)
+    stream = np.random.default_rng(0).integers(-32768, 32768, 999).astype(np.int16)
+    whole = np.interp(np.arange(round(999 * factor)) / factor, np.arange(999), stream)
+    np.testing.assert_array_equal(training._replayed(stream, factor), np.rint(whole))
 
 
 def test_recorded_speech_is_split_by_speaker_and_its_test_split_is_not_read(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ KERNEL_SECONDS = 1.0
 REPLAYED = (1.0, 0.88, 1.14)
 """Rates at which the stream is searched: other voices in the same recordings."""
 
+REPLAY_BLOCK = 1 << 20
+"""Samples of the stream that are replayed at a time."""
+
 Say = Callable[[str], None]
 
 
@@ -185,8 +188,13 @@ def mine(checkpoint: Checkpoint, streams: Sequence[Int16], *, n_windows: int) ->
 def _replayed(stream: Int16, factor: float) -> Int16:
     if factor == 1.0:
         return stream
-    places = np.arange(round(len(stream) * factor)) / factor
-    return np.rint(np.interp(places, np.arange(len(stream)), stream)).astype(np.int16)
+    played = np.empty(round(len(stream) * factor), np.int16)
+    for start in range(0, len(played), REPLAY_BLOCK):  # hours of double precision would be gigabytes
+        places = np.arange(start, min(start + REPLAY_BLOCK, len(played))) / factor
+        first = int(places[0])
+        piece = stream[first : int(places[-1]) + 2]
+        played[start : start + len(places)] = np.rint(np.interp(places, first + np.arange(len(piece)), piece))
+    return played
 
 
 def with_windows(data: TrainingData, windows: Int16) -> TrainingData:
