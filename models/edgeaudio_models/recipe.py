@@ -128,6 +128,8 @@ class TrainingRecipe:
     """Of everything random: weights, drawing, augmentation."""
     patience: int = field(default=0, metadata=ADDED_LATER)
     """Epochs without a better validation figure after which the training ends; 0 runs them all."""
+    lowest_rate: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of ``learning_rate`` below which it does not fall again: weights that are to be averaged have to differ."""
     averaged_epochs: int = field(default=0, metadata=ADDED_LATER)
     """Last epochs whose (averaged) weights are averaged once more, each the same (Izmailov et al., arXiv:1803.05407):
     steadier than one epoch where validation clips are not like what will be heard. 0 keeps the best epoch."""
@@ -156,7 +158,7 @@ class TrainingRecipe:
         if not self.learning_rate > 0 or not self.max_gradient_norm > 0:
             rates = f"learning_rate={self.learning_rate} and max_gradient_norm={self.max_gradient_norm}"
             raise SpecError(f"training: {rates} must be > 0")
-        for name in ("warmup", "label_smoothing", "ema_decay", "class_balance", "word_balance"):
+        for name in ("warmup", "lowest_rate", "label_smoothing", "ema_decay", "class_balance", "word_balance"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be in [0, 1]")
 

@@ -129,7 +129,15 @@ def test_rooms_change_the_training_and_resume(tmp_path: Path) -> None:
 
 def test_the_text_of_a_recipe_without_the_switches_is_what_it_was() -> None:
     text = format_recipe(KEYWORD)
-    for name in ("patience", "averaged_epochs", "mixed_precision", "steps_per_epoch", "shuffle_buffer", "room"):
+    for name in (
+        "patience",
+        "averaged_epochs",
+        "lowest_rate",
+        "mixed_precision",
+        "steps_per_epoch",
+        "shuffle_buffer",
+        "room",
+    ):
         assert name not in text
     switched = with_training(KEYWORD, patience=3, mixed_precision="bfloat16", steps_per_epoch=7, shuffle_buffer=64)
     assert parse_recipe(format_recipe(switched)) == switched
