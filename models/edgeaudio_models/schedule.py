@@ -18,7 +18,7 @@ def learning_rate(recipe: TrainingRecipe, step: int, steps: int) -> float:
         if recipe.schedule == "warmup_cosine":
             return recipe.learning_rate * min(1.0, done)
         return recipe.learning_rate * (ONE_CYCLE_START + (1 - ONE_CYCLE_START) * _cosine(1.0 - done))
-    return recipe.learning_rate * max(recipe.lowest_rate, _cosine((step - rising) / max(1.0, steps - rising)))
+    return recipe.learning_rate * _cosine((step - rising) / max(1.0, steps - rising))
 
 
 def _cosine(done: float) -> float:

@@ -46,16 +46,6 @@ def test_warmup_cosine_rises_in_a_straight_line() -> None:
     assert learning_rate(recipe, 52, 100) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("schedule", ["one_cycle", "warmup_cosine"])
-def test_the_learning_rate_does_not_fall_below_its_lowest_share(schedule: str) -> None:
-    recipe = TrainingRecipe(epochs=1, learning_rate=0.8, warmup=0.2, schedule=schedule, lowest_rate=0.3)
-    free = replace(recipe, lowest_rate=0.0)
-    rates, falling = ([learning_rate(each, step, 100) for step in range(100)] for each in (recipe, free))
-    assert rates[:20] == falling[:20]  # it rises as ever
-    assert rates[20:] == [max(0.3 * 0.8, rate) for rate in falling[20:]]
-    assert rates[-1] == pytest.approx(0.24)
-
-
 def test_the_average_follows_by_the_growing_decay() -> None:
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, 0.0)

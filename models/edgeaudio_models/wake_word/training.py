@@ -26,9 +26,6 @@ KERNEL_SECONDS = 1.0
 REPLAYED = (1.0, 0.88, 1.14)
 """Rates at which the stream is searched: other voices in the same recordings."""
 
-GENTLER = 0.1
-"""Learning rate of the second training over the first one's: what is mined corrects a network, and more of it drives it
-away from people whose voices it never heard."""
 REPLAY_BLOCK = 1 << 20
 """Samples of the stream that are replayed at a time."""
 
@@ -132,12 +129,10 @@ def _trained_on(
     mined = {"windows": len(windows), "hours_searched": hours}
     if not len(windows):
         return replace(first, provenance={**first.provenance, "mined": mined})
-    epochs = recipe.wake_word.mining_epochs
     training = replace(
         recipe.training,
-        epochs=epochs,
-        averaged_epochs=min(epochs, recipe.training.averaged_epochs),
-        learning_rate=recipe.training.learning_rate * GENTLER,
+        epochs=recipe.wake_word.mining_epochs,
+        learning_rate=recipe.training.learning_rate / 3.0,
         warmup=0.1,
     )
     settings = replace(recipe.wake_word, variants=max(1, recipe.wake_word.variants // 2))
