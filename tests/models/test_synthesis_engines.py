@@ -80,7 +80,6 @@ def test_espeak_says_the_same_samples_whatever_was_said_before(espeak: EspeakSyn
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_child_that_dies_while_speaking_ends_the_engine() -> None:
     program = "import os, sys; from edgeaudio_models.synthesis import worker; "
     program += "worker.answer_in_a_child(lambda request: os.abort(), b'{}', sys.stdout.buffer)"
