@@ -10,6 +10,7 @@ from typing import Any
 from edgeaudio_models.bc_resnet import BcResNet, BcResNetConfig
 from edgeaudio_models.ctc_net import CtcNet, CtcNetConfig
 from edgeaudio_models.ds_cnn import DsCnn, DsCnnConfig
+from edgeaudio_models.ds_tc_committee import DsTcCommittee, DsTcCommitteeConfig
 from edgeaudio_models.ds_tc_resnet import DsTcResNet, DsTcResNetConfig
 from edgeaudio_models.gru_net import GruNet, GruNetConfig
 from edgeaudio_models.streaming import StreamingModule
@@ -32,6 +33,7 @@ class Architecture:
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "ds_tc_resnet": Architecture(task="keyword", config_type=DsTcResNetConfig, build=DsTcResNet),
+        "ds_tc_committee": Architecture(task="keyword", config_type=DsTcCommitteeConfig, build=DsTcCommittee),
         "ds_cnn": Architecture(task="keyword", config_type=DsCnnConfig, build=DsCnn),
         "bc_resnet": Architecture(task="keyword", config_type=BcResNetConfig, build=BcResNet),
         "tc_resnet": Architecture(task="keyword", config_type=TcResNetConfig, build=TcResNet),

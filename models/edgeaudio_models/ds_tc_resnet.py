@@ -86,11 +86,24 @@ class DsTcResNet(StreamingModule):
 
     def forward(self, features: Tensor, state: State) -> tuple[Tensor, State]:
         """See :meth:`StreamingModule.forward`."""
-        x, past = self.stem(features.transpose(1, 2), state[0])
+        x, new_state = self.frame_logits(features.transpose(1, 2), state[:-1])
+        x, past = self.average(x, state[-1])
+        return x.transpose(1, 2), (*new_state, past)
+
+    def frame_logits(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits before they are averaged.
+
+        Args:
+            x: Features ``[N, n_features, T]``.
+            state: All but that of the average.
+
+        Returns:
+            ``[N, n_labels, T // stem_stride]`` and the new state.
+        """
+        x, past = self.stem(x, state[0])
         new_state = [past]
         x = torch.relu(x)
-        for block, before in zip(self.blocks, state[1:-1], strict=True):
+        for block, before in zip(self.blocks, state[1:], strict=True):
             x, past = block(x, before)
             new_state.append(past)
-        x, past = self.average(self.classifier(x), state[-1])
-        return x.transpose(1, 2), (*new_state, past)
+        return self.classifier(x), tuple(new_state)

@@ -166,10 +166,11 @@ class WindowAverage(nn.Module):
     """Mean over the last ``window`` frames, once every ``stride`` frames: the mean of each step, then that of steps.
 
     Only the means of the steps are carried: FIFO -> depthwise conv1d of equal weights. As a convolution the int8 mean
-    is exact in every engine, which AVERAGE_POOL is not; up to 25 taps are one fast kernel, a whole window is not.
+    is exact in every engine, which AVERAGE_POOL is not; up to 25 taps are one fast kernel, a whole window is not. The
+    mean times ``gain`` comes out, so that a mean over networks costs no operation of its own.
     """
 
-    def __init__(self, channels: int, *, window: int, stride: int) -> None:
+    def __init__(self, channels: int, *, window: int, stride: int, gain: float = 1.0) -> None:
         super().__init__()
         if window <= stride or window % stride:
             raise SpecError(f"window={window} must be a multiple of stride={stride} and exceed it")
@@ -180,7 +181,7 @@ class WindowAverage(nn.Module):
         self.step_weight: Tensor
         self.window_weight: Tensor
         self.register_buffer("step_weight", torch.full((channels, 1, stride), 1.0 / stride), persistent=False)
-        self.register_buffer("window_weight", torch.full((channels, 1, steps), 1.0 / steps), persistent=False)
+        self.register_buffer("window_weight", torch.full((channels, 1, steps), gain / steps), persistent=False)
 
     def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """``[N, channels, T]`` and the past to ``[N, channels, T // stride]`` and the new past."""

@@ -44,6 +44,11 @@ class StreamingModule(nn.Module, ABC):
     state_shapes: tuple[tuple[int, ...], ...]
     """``(channels, frames)`` or ``(channels, frames, frequencies)`` a state, in the same order."""
 
+    @property
+    def learners(self) -> tuple[StreamingModule, ...]:
+        """Networks that learn each by itself: this one, or those it is made of."""
+        return (self,)
+
     def initial_state(self, batch: int = 1) -> State:
         """Zeros ``[batch, *shape]`` for every state, of the dtype and on the device of the weights."""
         reference = next(self.parameters())

@@ -118,7 +118,8 @@ class TrainingRun:
         self.module.train()
         share = self.workers.share(len(chosen))
         part = (share.stop - share.start) / len(chosen)
-        loss = self.task.loss(self.module, chosen, generator)
+        losses = [self.task.loss(learner, chosen, generator) for learner in self.module.learners]
+        loss = torch.stack(losses).mean()
         value = self.updates.apply(
             loss if part == 1.0 else loss * part,
             step=step,

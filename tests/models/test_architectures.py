@@ -28,6 +28,21 @@ def test_the_keyword_network_has_the_parameters_counted_by_hand() -> None:
     assert 30_000 <= by_hand <= 80_000
 
 
+def test_a_committee_has_the_parameters_of_its_members() -> None:
+    one = count_parameters(build_module("ds_tc_resnet", DEFAULTS))
+    assert count_parameters(build_module("ds_tc_committee", {**DEFAULTS, "members": 3})) == 3 * one
+
+
+def test_a_committee_of_one_is_refused() -> None:
+    with pytest.raises(SpecError, match="members=1 must be >= 2; one network is a ds_tc_resnet"):
+        build_module("ds_tc_committee", {**DEFAULTS, "members": 1})
+
+
+def test_the_shape_of_a_member_is_checked_as_that_of_one_network() -> None:
+    with pytest.raises(SpecError, match="step_frames=3 must be a multiple of stem_stride=2"):
+        build_module("ds_tc_committee", {**DEFAULTS, "step_frames": 3})
+
+
 def test_the_ctc_network_has_the_parameters_counted_by_hand() -> None:
     c = 128
     norm = 2 * c

@@ -201,6 +201,17 @@ def test_other_shapes_of_the_keyword_network_keep_the_contract(changed: dict[str
     assert verify_streaming_contract(build_module("ds_tc_resnet", {**KEYWORD, **changed})).chunkings >= 5
 
 
+def test_a_committee_keeps_the_contract_and_is_the_mean_of_its_members() -> None:
+    module = build_module("ds_tc_committee", {**KEYWORD, "members": 3}).double().eval()
+    assert verify_streaming_contract(module).chunkings >= 5
+    features = torch.randn(2, 12 * module.step_frames, module.n_features, dtype=torch.float64)
+    mean = torch.stack([run_from_reset(member, features) for member in module.learners]).mean(dim=0)
+    torch.testing.assert_close(run_from_reset(module, features), mean)
+    first, second, third = (next(member.parameters()) for member in module.learners)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
 def test_the_verified_module_is_left_as_it_was() -> None:
     module = build_module("ds_tc_resnet", KEYWORD).train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

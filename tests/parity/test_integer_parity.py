@@ -38,6 +38,7 @@ Backend = Literal["pt2e", "onnxruntime"]
 BLOCKS: dict[str, Any] = {"channels": 32, "kernel_sizes": [5, 5]}
 NETWORKS: dict[str, dict[str, Any]] = {
     "ds_tc_resnet": BLOCKS,
+    "ds_tc_committee": {**BLOCKS, "members": 3},
     "tc_resnet": {"channels": [24, 32], "window_frames": 96},
     "gru_net": {"stem_channels": 32, "hidden": 32},
     "ctc_net": {**BLOCKS, "squeeze_channels": 8, "squeeze_window": 4},
