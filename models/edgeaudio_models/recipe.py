@@ -128,6 +128,9 @@ class TrainingRecipe:
     """Of everything random: weights, drawing, augmentation."""
     patience: int = field(default=0, metadata=ADDED_LATER)
     """Epochs without a better validation figure after which the training ends; 0 runs them all."""
+    averaged_epochs: int = field(default=0, metadata=ADDED_LATER)
+    """Last epochs whose (averaged) weights are averaged once more, each the same (Izmailov et al., arXiv:1803.05407):
+    steadier than one epoch where validation clips are not like what will be heard. 0 keeps the best epoch."""
     mixed_precision: str = field(default="off", metadata=ADDED_LATER)
     """"off", "bfloat16" or "float16" (with loss scaling) for the network's products; weights and loss stay float32."""
     steps_per_epoch: int = field(default=0, metadata=ADDED_LATER)
@@ -138,13 +141,18 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         _check_choice("training.schedule", self.schedule, SCHEDULES)
         _check_choice("training.mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
-        for name, low in (("patience", 0), ("steps_per_epoch", 0), ("shuffle_buffer", 1)):
+        for name, low in (("patience", 0), ("averaged_epochs", 0), ("steps_per_epoch", 0), ("shuffle_buffer", 1)):
             if getattr(self, name) < low:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be >= {low}")
         limits = (("epochs", 1), ("batch_size", 2), ("learning_rate", 0), ("weight_decay", 0), ("word_end_weight", 0))
         for name, low in limits:
             if getattr(self, name) < low:
                 raise SpecError(f"training.{name}={getattr(self, name)} must be >= {low}")
+        if self.averaged_epochs > self.epochs:
+            raise SpecError(f"training.averaged_epochs={self.averaged_epochs} must be at most epochs={self.epochs}")
+        if self.averaged_epochs and self.patience:
+            values = f"averaged_epochs={self.averaged_epochs} and patience={self.patience}"
+            raise SpecError(f"training: {values} exclude each other: which epochs are the last is known at the end")
         if not self.learning_rate > 0 or not self.max_gradient_norm > 0:
             rates = f"learning_rate={self.learning_rate} and max_gradient_norm={self.max_gradient_norm}"
             raise SpecError(f"training: {rates} must be > 0")

@@ -47,7 +47,7 @@ def train(
         workers: This process among those that train together, and its device; the leader alone writes.
 
     Returns:
-        The checkpoint with the averaged weights of the best epoch, as written.
+        The checkpoint with the averaged weights of the best epoch, or of the last ones, as written.
 
     Raises:
         SpecError: The data do not fit the recipe.

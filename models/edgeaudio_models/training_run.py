@@ -8,10 +8,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from edgeaudio_models.architectures import architecture_config, build_module, config_values
 from edgeaudio_models.checkpoint import Checkpoint
@@ -86,6 +87,7 @@ class TrainingRun:
         self.draws = draws_of(data, recipe)
         self.updates = WeightUpdates(self.module, recipe.training, workers)
         self.average = ExponentialAverage(self.module, decay=recipe.training.ema_decay)
+        self.epochs_mean = AveragedModel(self.average.module, use_buffers=True)
         self.steps_per_epoch = recipe.training.steps_per_epoch or max(1, len(data.train) // recipe.training.batch_size)
         self.epoch = 0
         self.best: dict[str, Any] = {"score": -math.inf, "weights": {}, "metrics": {}, "epoch": 0}
@@ -108,7 +110,10 @@ class TrainingRun:
             total += self._step(chosen, self.epoch * self.steps_per_epoch + index, generator)
             if progress is not None and index + 1 < self.steps_per_epoch:
                 progress(self._progress(index + 1, total / (index + 1), None))
-        score = self._judge()
+        score, metrics = self._judged(self.average.module)
+        if score > self.best["score"]:
+            self._keep(self.average.module, score, metrics)
+        self._average_epochs()
         self._remember(total / self.steps_per_epoch, score, time.monotonic() - began)
         if progress is not None:
             progress(self._progress(self.steps_per_epoch, total / self.steps_per_epoch, score))
@@ -142,14 +147,25 @@ class TrainingRun:
     def _learning_rate(self) -> float:
         return float(self.updates.optimizer.param_groups[0]["lr"])
 
-    def _judge(self) -> float:
-        """Validation figure of the averaged weights; where it is the best so far, they are kept."""
-        metrics = self.workers.tell(self.task.evaluate(self.average.module) if self.workers.leads else None)
-        score = float(metrics[self.task.metric])
-        if score > self.best["score"]:
-            weights = copy.deepcopy(self.average.module.state_dict())
-            self.best = {"score": score, "weights": dict(weights), "metrics": metrics, "epoch": self.epoch + 1}
-        return score
+    def _judged(self, module: StreamingModule) -> tuple[float, dict[str, Any]]:
+        """Validation figure of some weights, and all figures beside it."""
+        metrics = self.workers.tell(self.task.evaluate(module) if self.workers.leads else None)
+        return float(metrics[self.task.metric]), metrics
+
+    def _keep(self, module: StreamingModule, score: float, metrics: dict[str, Any]) -> None:
+        """Take these weights for the best so far."""
+        weights = dict(copy.deepcopy(module.state_dict()))
+        self.best = {"score": score, "weights": weights, "metrics": metrics, "epoch": self.epoch + 1}
+
+    def _average_epochs(self) -> None:
+        """Add one of the last epochs to their mean; after the last one keep the mean, whatever its figure is."""
+        left = self.recipe.training.epochs - self.epoch - 1
+        if left >= self.recipe.training.averaged_epochs:
+            return
+        self.epochs_mean.update_parameters(self.average.module)
+        if left == 0:
+            mean = cast(StreamingModule, self.epochs_mean.module)
+            self._keep(mean, *self._judged(mean))
 
     def _progress(self, step: int, loss: float, score: float | None) -> TrainingProgress:
         return TrainingProgress(
@@ -173,6 +189,7 @@ class TrainingRun:
             **self.updates.state(),
             "average": dict(self.average.module.state_dict()),
             "updates": self.average.updates,
+            "epochs_mean": dict(self.epochs_mean.state_dict()),
             "best": self.best,
             "history": [asdict(row) for row in self.history],
         }
@@ -184,10 +201,12 @@ class TrainingRun:
         self.updates.restore(state)
         self.average.module.load_state_dict(state["average"])
         self.average.updates = state["updates"]
-        self.history = history_of(state.get("history", []))  # states of earlier versions have none
+        if "epochs_mean" in state:  # states of earlier versions have none
+            self.epochs_mean.load_state_dict(state["epochs_mean"])
+        self.history = history_of(state.get("history", []))
 
     def checkpoint(self) -> Checkpoint:
-        """The averaged weights of the best epoch, on the processor."""
+        """The averaged weights of the best epoch, or of the last ones, on the processor."""
         module = self.average.module
         module.load_state_dict(self.best["weights"])
         chosen = {**self.best["metrics"], "epoch": self.best["epoch"], "chosen_by": self.task.metric}

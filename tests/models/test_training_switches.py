@@ -12,6 +12,7 @@ from edgeaudio_models.recipe import Recipe, parse_recipe
 from edgeaudio_models.recipe_text import format_recipe
 from edgeaudio_models.scalars import tensorboard_scalars
 from edgeaudio_models.training import TrainingProgress, train
+from edgeaudio_models.training_run import TrainingRun
 from edgeaudio_models.training_tasks import KeywordTask
 from edgeaudio_runtime.errors import SpecError
 from tests.training_on_tones import CTC, DATA, KEYWORD, WORDS, Killed, kill_at, same_weights
@@ -60,6 +61,30 @@ def test_a_stopped_training_that_is_killed_stops_at_the_same_epoch(
     assert whole.metrics == resumed.metrics
 
 
+def test_the_last_epochs_are_averaged_whatever_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge_by([0.9, 0.4, 0.6, 0.3], monkeypatch)
+    run, ends = TrainingRun(with_training(KEYWORD, epochs=3, averaged_epochs=2), DATA), []
+    while not run.finished:
+        run.train_epoch(None)
+        ends.append({name: value.clone() for name, value in run.average.module.state_dict().items()})
+    checkpoint = run.checkpoint()
+    for name, value in checkpoint.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (ends[1][name] + ends[2][name]) / 2)
+    assert checkpoint.metrics["validation"] == {"macro_accuracy": 0.3, "epoch": 3, "chosen_by": "macro_accuracy"}
+
+
+def test_an_averaging_training_that_is_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    recipe = with_training(KEYWORD, epochs=3, averaged_epochs=3)
+    whole = train(recipe, DATA, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(recipe, DATA, tmp_path / "cut", progress=kill_at(5))
+    resumed = train(recipe, DATA, tmp_path / "cut")
+    assert same_weights(whole, resumed)
+    assert whole.metrics == resumed.metrics
+    assert not same_weights(whole, train(with_training(KEYWORD, epochs=3), DATA, tmp_path / "best"))
+
+
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 def test_mixed_precision_learns_as_float32_does(kind: str, tmp_path: Path) -> None:
     plain = train(KEYWORD, DATA, tmp_path / "plain")
@@ -104,7 +129,7 @@ def test_rooms_change_the_training_and_resume(tmp_path: Path) -> None:
 
 def test_the_text_of_a_recipe_without_the_switches_is_what_it_was() -> None:
     text = format_recipe(KEYWORD)
-    for name in ("patience", "mixed_precision", "steps_per_epoch", "shuffle_buffer", "room", "reverberation"):
+    for name in ("patience", "averaged_epochs", "mixed_precision", "steps_per_epoch", "shuffle_buffer", "room"):
         assert name not in text
     switched = with_training(KEYWORD, patience=3, mixed_precision="bfloat16", steps_per_epoch=7, shuffle_buffer=64)
     assert parse_recipe(format_recipe(switched)) == switched
@@ -114,6 +139,9 @@ def test_the_text_of_a_recipe_without_the_switches_is_what_it_was() -> None:
     ("values", "words"),
     [
         ({"patience": -1}, r"training\.patience=-1 must be >= 0"),
+        ({"averaged_epochs": -1}, r"training\.averaged_epochs=-1 must be >= 0"),
+        ({"averaged_epochs": 3, "epochs": 2}, r"training\.averaged_epochs=3 must be at most epochs=2"),
+        ({"averaged_epochs": 1, "patience": 1}, r"averaged_epochs=1 and patience=1 exclude each other"),
         ({"steps_per_epoch": -1}, r"training\.steps_per_epoch=-1 must be >= 0"),
         ({"shuffle_buffer": 0}, r"training\.shuffle_buffer=0 must be >= 1"),
         (
