@@ -76,7 +76,10 @@ def _training(card: Card) -> Iterator[str]:
     yield f"{training['epochs']} epochs from seed {training['seed']}."
     if training["validation"] is not None:
         score = f"{training['chosen_by']} of {training['validation']:.2%} on validation clips"
-        yield f"Epoch {training['epoch']} was kept for its {score}; the test split had no say."
+        if training.get("averages_epochs"):
+            yield f"The weights of the last epochs were averaged: {score}; the test split had no say."
+        else:
+            yield f"Epoch {training['epoch']} was kept for its {score}; the test split had no say."
     if training.get("started_from"):
         yield f"It began with the weights of `{training['started_from']}`, whose data stand in the table above."
     if training.get("threshold"):

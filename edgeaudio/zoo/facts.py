@@ -113,6 +113,7 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "epochs": max(training.epochs, len(checkpoint.history)),
         "seed": training.seed,
         "epoch": chosen.get("epoch"),
+        "averages_epochs": training.averaged_epochs > 0,
         "chosen_by": figure,
         "validation": chosen.get(figure),
         "started_from": checkpoint.provenance.get("started_from"),

@@ -74,6 +74,15 @@ def test_no_card_names_a_folder_of_the_machine(name: str) -> None:
         assert [words for words in ("/home", "/tmp", "/work", "/root") if words in text] == []
 
 
+def test_the_card_of_averaged_weights_names_no_epoch() -> None:
+    card = card_of("kws-12")
+    assert "was kept for its macro_accuracy" in render_entry_card(card)
+    card["training"]["averages_epochs"] = True
+    text = render_entry_card(card)
+    assert "The weights of the last epochs were averaged: macro_accuracy of" in text
+    assert "was kept for its" not in text
+
+
 @pytest.mark.parametrize("name", [name for name in entry_names() if "accuracy" in card_of(name)])
 def test_the_confusion_matrix_agrees_with_the_accuracy(name: str) -> None:
     card = card_of(name)

@@ -33,9 +33,9 @@ def test_a_committee_has_the_parameters_of_its_members() -> None:
     assert count_parameters(build_module("ds_tc_committee", {**DEFAULTS, "members": 3})) == 3 * one
 
 
-def test_a_committee_of_one_is_refused() -> None:
-    with pytest.raises(SpecError, match="members=1 must be >= 2; one network is a ds_tc_resnet"):
-        build_module("ds_tc_committee", {**DEFAULTS, "members": 1})
+def test_a_committee_of_none_is_refused() -> None:
+    with pytest.raises(SpecError, match="members=0 must be >= 1"):
+        build_module("ds_tc_committee", {**DEFAULTS, "members": 0})
 
 
 def test_the_shape_of_a_member_is_checked_as_that_of_one_network() -> None:

@@ -86,7 +86,9 @@ def test_a_recipe_is_read_from_a_file(tmp_path) -> None:  # type: ignore[no-unty
     path.write_text(SMALL, "utf-8")
     assert load_recipe(path) == parse_recipe(SMALL)
     path.write_text(SMALL.replace("epochs", "epoch"), "utf-8")
-    with pytest.raises(SpecError, match=r"mine\.toml: training: unknown keys \['epoch'\]; it has \['batch_size'"):
+    with pytest.raises(
+        SpecError, match=r"mine\.toml: training: unknown keys \['epoch'\]; it has \['averaged_epochs', 'batch_size'"
+    ):
         load_recipe(path)
 
 

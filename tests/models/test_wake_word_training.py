@@ -107,6 +107,23 @@ def test_two_trainings_and_a_threshold_leave_a_checkpoint(gathered: WakeWordCorp
     assert (tmp_path / "second" / "checkpoint").is_dir() == bool(read.provenance["mined"]["windows"])
 
 
+def test_a_committee_listens_for_the_phrase_with_the_mean_of_its_members(
+    gathered: WakeWordCorpus, tmp_path: Path
+) -> None:
+    recipe = small()
+    shape = {**recipe.model.parameters, "members": 2}
+    committee = replace(
+        recipe,
+        model=replace(recipe.model, architecture="ds_tc_committee", parameters=shape),
+        training=replace(recipe.training, epochs=2, averaged_epochs=2),  # of which the second training has one
+    )
+    train_wake_word(committee, gathered, tmp_path)
+    read = load_checkpoint(tmp_path / "checkpoint")
+    assert read.architecture == "ds_tc_committee"
+    assert len(read.module.learners) == 2
+    assert read.metrics["threshold"]["value"] in GRID
+
+
 def test_a_twentieth_of_the_phrases_is_spent_on_a_higher_threshold() -> None:
     scores = np.concatenate([np.linspace(0.61, 0.79, 4), np.full(96, 0.99)])
     assert with_margin(scores, 0.0) == 0.98  # 4 of 100 are missed there, none at the lowest

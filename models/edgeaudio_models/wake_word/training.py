@@ -129,9 +129,11 @@ def _trained_on(
     mined = {"windows": len(windows), "hours_searched": hours}
     if not len(windows):
         return replace(first, provenance={**first.provenance, "mined": mined})
+    epochs = recipe.wake_word.mining_epochs
     training = replace(
         recipe.training,
-        epochs=recipe.wake_word.mining_epochs,
+        epochs=epochs,
+        averaged_epochs=min(epochs, recipe.training.averaged_epochs),
         learning_rate=recipe.training.learning_rate / 3.0,
         warmup=0.1,
     )
