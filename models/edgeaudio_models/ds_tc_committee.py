@@ -1,8 +1,8 @@
 """DsTcCommittee: several :class:`DsTcResNet` of one shape, each trained by itself, heard as one by their mean logits.
 
 After deep ensembles (Lakshminarayanan et al., arXiv:1612.01474), which average probabilities; the mean of logits is a
-sum that int8 computes exactly in every engine. What one network wrongly hears the others seldom hear as well, so the
-committee's worst mistake in hours of speech is smaller than that of one network of as many weights.
+sum that int8 computes exactly in every engine. Where one member is wrong the others often are not: how well it does
+hangs less on the seed (``docs/decisions/0017-committees-for-wake-words.md``).
 
 The logits of every frame are added up and averaged over the window once: the divisor is part of that average.
 """
