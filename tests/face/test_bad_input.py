@@ -148,7 +148,7 @@ class TestRecipeAndCheckpoint:
         recipe = tmp_path / "typo.toml"
         recipe.write_text(face.recipe.read_text().replace("batch_size", "batchsize"))
         message = refuse("train", recipe, "--data", face.corpus, "--output", tmp_path / "run")
-        assert f"{recipe}: training: unknown keys ['batchsize']; it has ['batch_size'" in message
+        assert f"{recipe}: training: unknown keys ['batchsize']; it has ['averaged_epochs', 'batch_size'" in message
 
     def test_a_missing_checkpoint(self, refuse: Refuse, face: Any, tmp_path: Path) -> None:
         words = f"{tmp_path / 'none' / 'checkpoint.json'} is missing or unreadable; a checkpoint has"
