@@ -15,6 +15,7 @@ from typing import Any
 from edgeaudio_models.audio_files import Int16, read_audio, to_int16
 from edgeaudio_models.errors import SynthesisError
 from edgeaudio_models.synthesis.base import Synthesizer
+from edgeaudio_models.synthesis import kokoro
 from edgeaudio_models.synthesis.engines import COMMAND_TIMEOUT_S, installed_synthesizers
 from edgeaudio_runtime.errors import AudioError
 
@@ -96,10 +97,12 @@ class HibariSynthesizer:
 
 
 def every_synthesizer() -> tuple[Synthesizer, ...]:
-    """All that can speak here: the installed packages, ``flite`` on the path, hibari."""
+    """All that can speak here: the installed packages, ``flite`` on the path, hibari, Kokoro-82M."""
     found: list[Synthesizer] = list(installed_synthesizers())
     if shutil.which("flite"):
         found.append(FliteSynthesizer())
     if importlib.util.find_spec("hibari"):
         found.append(HibariSynthesizer())
+    if kokoro.installed():
+        found.append(kokoro.KokoroSynthesizer())
     return tuple(found)
