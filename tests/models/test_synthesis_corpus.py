@@ -36,6 +36,7 @@ class Beeper:
     """A synthesizer of the tests: a tone between two silences, as long as the word and as high as the voice."""
 
     deterministic = True
+    slow = False
     licence = "none"
 
     def __init__(self, name: str = "beeper", n_voices: int = 20) -> None:

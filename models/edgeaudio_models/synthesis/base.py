@@ -45,6 +45,11 @@ class Synthesizer(Protocol):
         """Licence of the engine and its voices, for the provenance of what is trained on them."""
         ...
 
+    @property
+    def slow(self) -> bool:
+        """Whether a second of speech costs about a second of a core; where that adds up, it is asked less often."""
+        ...
+
     def synthesize(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> tuple[Int16, int]:
         """Speak: int16 ``[n_samples]`` and their rate in Hz.
 

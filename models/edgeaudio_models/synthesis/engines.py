@@ -41,6 +41,7 @@ class _EngineSynthesizer:
 
     name: str
     voices: tuple[str, ...]
+    slow = False
 
     def __init__(self) -> None:
         self._own = threading.local()  # each thread asks a process of its own, so that several speak at once
@@ -98,6 +99,7 @@ class CommandSynthesizer:
     """Any program that writes a WAV file, from a template such as ``flite -voice {voice} -t {text} -o {output}``."""
 
     deterministic = False
+    slow = False
 
     def __init__(self, command: str, *, voices: Sequence[str] = ("default",), licence: str = "unstated") -> None:
         """Take the template; ``{text}`` and ``{output}`` are required, ``{voice}``, ``{rate}``, ``{pitch}`` optional.

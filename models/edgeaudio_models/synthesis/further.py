@@ -1,4 +1,4 @@
-"""Further synthesizers: the ``flite`` command where it is on the path, and hibari where it is installed."""
+"""Further synthesizers: the ``flite`` command where it is on the path; hibari and Kokoro-82M where installed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 from edgeaudio_models.audio_files import Int16, read_audio, to_int16
 from edgeaudio_models.errors import SynthesisError
-from edgeaudio_models.synthesis.base import Synthesizer
 from edgeaudio_models.synthesis import kokoro
+from edgeaudio_models.synthesis.base import Synthesizer
 from edgeaudio_models.synthesis.engines import COMMAND_TIMEOUT_S, installed_synthesizers
 from edgeaudio_runtime.errors import AudioError
 
@@ -35,6 +35,7 @@ class FliteSynthesizer:
     name = "flite"
     voices = tuple(FLITE_PITCH_HZ)
     deterministic = True
+    slow = False
     licence = "MIT-like (CMU Flite and its voices)"
 
     def synthesize(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> tuple[Int16, int]:
@@ -63,6 +64,7 @@ class HibariSynthesizer:
     name = "hibari"
     voices = tuple(HIBARI_VOICES)
     deterministic = False
+    slow = False
     licence = "Apache-2.0 (hibari, distilled from Kokoro-82M)"
 
     def __init__(self) -> None:

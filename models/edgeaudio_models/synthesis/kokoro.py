@@ -41,6 +41,7 @@ class KokoroSynthesizer:
 
     name = "kokoro"
     deterministic = False
+    slow = True
     licence = "Apache-2.0 (Kokoro-82M)"
 
     def __init__(self) -> None:
@@ -83,7 +84,8 @@ class KokoroSynthesizer:
         place = float(np.interp(n_phonemes, self._lengths, np.arange(len(self._lengths))))
         lower = min(int(place), len(styles) - 2)
         share = np.float32(place - lower)
-        return styles[lower] * (1 - share) + styles[lower + 1] * share
+        between: NDArray[np.float32] = styles[lower] * (1 - share) + styles[lower + 1] * share
+        return between
 
     def _ids(self, text: str) -> list[int]:
         sentences = [self._phonemizer.ids(each)[1:-1] for each in self._phonemizer.phonemize(text)]

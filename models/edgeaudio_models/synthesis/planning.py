@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -67,10 +69,26 @@ def cast_voices(synthesizers: Sequence[Synthesizer], *, generator: np.random.Gen
     return Cast(train=tuple(train), validation=tuple(validation or train))
 
 
-def plan_clips(label: str, texts: Sequence[str], n_clips: int, *, cast: Cast, seed: int) -> tuple[PlannedClip, ...]:
+def plan_clips(
+    label: str,
+    texts: Sequence[str],
+    n_clips: int,
+    *,
+    cast: Cast,
+    seed: int,
+    rounds: Mapping[int, int] = MappingProxyType({}),
+) -> tuple[PlannedClip, ...]:
     """Plan ``n_clips`` clips of one label: texts in turn, synthesizers in turn, everything else drawn.
 
     The draws depend on the seed and the label only, so a further label changes no other.
+
+    Args:
+        label: Label of the clips.
+        texts: What to say.
+        n_clips: Clips of both splits.
+        cast: Whose voices are heard in which split.
+        seed: Seed of every draw.
+        rounds: Synthesizers by index that speak in one round of so many; the others speak in each.
 
     Raises:
         CorpusError: Clips are wanted and there is no text.
@@ -80,16 +98,36 @@ def plan_clips(label: str, texts: Sequence[str], n_clips: int, *, cast: Cast, se
     generator = np.random.default_rng([seed, *label.encode()])
     n_validation = round(n_clips * VALIDATION_SHARE)
     splits = ["validation"] * n_validation + ["train"] * (n_clips - n_validation)
+    candidates = {"train": cast.train, "validation": cast.validation}
+    turns = {split: _turns(sorted({i for i, _ in of_split}), rounds) for split, of_split in candidates.items()}
     return tuple(
-        _plan(label, texts[i % len(texts)], i, split=split, cast=cast, generator=generator)
+        _plan(
+            label,
+            texts[i % len(texts)],
+            turns[split][i % len(turns[split])],
+            split=split,
+            candidates=candidates[split],
+            generator=generator,
+        )
         for i, split in enumerate(splits)
     )
 
 
-def _plan(label: str, text: str, turn: int, *, split: str, cast: Cast, generator: np.random.Generator) -> PlannedClip:
-    candidates = cast.validation if split == "validation" else cast.train
-    speakers = sorted({i for i, _ in candidates})
-    speaker = speakers[turn % len(speakers)]
+def _turns(speakers: Sequence[int], rounds: Mapping[int, int]) -> tuple[int, ...]:
+    """Who speaks after whom, until all begin again."""
+    period = math.lcm(*(rounds.get(speaker, 1) for speaker in speakers))
+    return tuple(speaker for k in range(period) for speaker in speakers if k % rounds.get(speaker, 1) == 0)
+
+
+def _plan(
+    label: str,
+    text: str,
+    speaker: int,
+    *,
+    split: str,
+    candidates: Sequence[tuple[int, str]],
+    generator: np.random.Generator,
+) -> PlannedClip:
     voices = [voice for i, voice in candidates if i == speaker]
     voice = voices[int(generator.integers(len(voices)))]
     rate = round(float(generator.uniform(MIN_RATE, MAX_RATE)), 2)

@@ -104,11 +104,28 @@ def total_seconds(recordings: Sequence[Int16], sample_rate: int) -> float:
     return sum(map(len, recordings)) / sample_rate
 
 
-def joined(pieces: Sequence[Int16], *, gap_seconds: tuple[float, float], sample_rate: int, seed: int) -> Int16:
-    """One stream of all pieces with drawn gaps of digital silence between them."""
+def joined(
+    pieces: Sequence[Int16],
+    *,
+    gap_seconds: tuple[float, float],
+    sample_rate: int,
+    seed: int,
+    abutting: float = 0.0,
+) -> Int16:
+    """One stream of all pieces with drawn gaps of digital silence between them.
+
+    Args:
+        pieces: What to join, in this order.
+        gap_seconds: Shortest and longest gap.
+        sample_rate: Hz.
+        seed: Of the gaps.
+        abutting: Share of the pieces that the next one follows at once.
+    """
     generator = np.random.default_rng([seed, len(pieces)])
     parts: list[Int16] = []
     for piece in pieces:
         gap = round(sample_rate * generator.uniform(*gap_seconds))
+        if abutting and generator.random() < abutting:
+            gap = 0
         parts += [piece, np.zeros(gap, np.int16)]
     return np.concatenate(parts) if parts else np.zeros(0, np.int16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +45,12 @@ PROSODIES = ("{}", "{}.", "{}!", "{}?", "{},")
 GAP_SECONDS = (0.05, 1.2)
 """Shortest and longest pause between what is said without the phrase. As long as what stands before many phrases: else
 a word after silence would be the phrase."""
+ABUTTING = 0.4
+"""Share of the recordings that the next one follows at once: the end of one word and the beginning of another are
+speech that no list of words holds, in the voices of people."""
+SLOW_ROUNDS: Mapping[str, int] = {"near": 4, "part": 4, "other": 10, "mining": 30}
+"""In one round of so many the slow synthesizers take their turn with what is not the phrase: enough that a voice of
+theirs is no sign of the phrase, within the minutes that a wake word may take."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +164,11 @@ def _synthesized_negatives(
             settings.other_clips,
         ),
     }
-    spoken = {name: voices.say(name, texts, n, progress) for name, (texts, n) in kinds.items() if texts and n}
+    spoken = {
+        name: voices.say(name, texts, n, progress, slow_rounds=SLOW_ROUNDS[name])
+        for name, (texts, n) in kinds.items()
+        if texts and n
+    }
     said = spoken.values()
     return Negatives(
         train=_stream([clip for each in said for clip in each.train], voices.sample_rate, seed=seed),
@@ -167,12 +177,12 @@ def _synthesized_negatives(
     )
 
 
-def _stream(clips: Sequence[Int16], rate: int, *, seed: int) -> Int16:
-    """All clips one after the other in a drawn order, at drawn levels, with drawn gaps."""
+def _stream(clips: Sequence[Int16], rate: int, *, seed: int, abutting: float = 0.0) -> Int16:
+    """All clips one after the other in a drawn order, at drawn levels, with drawn gaps; see ``background.joined``."""
     generator = np.random.default_rng([seed, 6])
     order = generator.permutation(len(clips))
     levelled = [set_level(clips[i], generator.uniform(MIN_LEVEL_DB, MAX_LEVEL_DB)) for i in order]
-    return joined(levelled, gap_seconds=GAP_SECONDS, sample_rate=rate, seed=seed)
+    return joined(levelled, gap_seconds=GAP_SECONDS, sample_rate=rate, seed=seed, abutting=abutting)
 
 
 def row_samples(recipe: Recipe, positives: Said) -> int:
@@ -206,7 +216,7 @@ def rows_of(recipe: Recipe, corpus: WakeWordCorpus) -> TrainingData:
     n_kept = round(len(noise) * VALIDATION_SHARE)
 
     def examples(positives: Sequence[Int16], negatives: Int16, recorded: Sequence[Int16], silent: Int16) -> Examples:
-        real = _stream(recorded, rate, seed=seed)
+        real = _stream(recorded, rate, seed=seed, abutting=ABUTTING)
         others = np.concatenate([cut_rows(negatives, n_samples), cut_rows(real, n_samples, hop=n_samples // 2), silent])
         phrases = np.stack([_right_aligned(clip, n_samples, i, seed) for i, clip in enumerate(positives)])
         labels = np.repeat([1, 0], [len(phrases), len(others)]).astype(np.int64)

@@ -33,9 +33,9 @@ class WakeWordSettings:
     """Folders of speech without the phrase, below the background folder, as far as they are there."""
     mining_clips: int = 1200
     """Further strings of words of the stream that is searched for false accepts."""
-    mined: int = 1500
+    mined: int = 500
     """Most windows to take from that stream."""
-    mining_epochs: int = 4
+    mining_epochs: int = 2
     """Passes of the second training, which hears them too."""
     variants: int = 4
     """Streams, rooms and noises that every clip is put into; microphones and masks are drawn at every step."""

@@ -37,7 +37,9 @@ class Speakers:
     seed: int
     """Of every draw."""
 
-    def say(self, label: str, texts: Sequence[str], n_clips: int, progress: Progress | None = None) -> Said:
+    def say(
+        self, label: str, texts: Sequence[str], n_clips: int, progress: Progress | None = None, *, slow_rounds: int = 1
+    ) -> Said:
         """Say drawn ``texts``, ``n_clips`` in all.
 
         Args:
@@ -45,6 +47,7 @@ class Speakers:
             texts: What to draw from; each is taken about as often as the others.
             n_clips: Clips of both splits.
             progress: Called with (clips done, clips in all).
+            slow_rounds: In one round of so many the slow synthesizers speak too.
 
         Raises:
             SynthesisError: More than ``MOST_FAILURES`` of them failed; the last failure is the cause.
@@ -53,7 +56,10 @@ class Speakers:
         # In an order of their own: plan_clips goes through texts and engines in step.
         order = np.concatenate([generator.permutation(len(texts)) for _ in range(-(-n_clips // max(1, len(texts))))])
         drawn = [texts[i] for i in order[:n_clips]]
-        return self._speak(plan_clips(label, drawn, len(drawn), cast=self.cast, seed=self.seed), progress)
+        rounds = {i: slow_rounds for i, engine in enumerate(self.synthesizers) if engine.slow}
+        return self._speak(
+            plan_clips(label, drawn, len(drawn), cast=self.cast, seed=self.seed, rounds=rounds), progress
+        )
 
     def _speak(self, plan: Sequence[PlannedClip], progress: Progress | None) -> Said:
         train: list[Int16] = []

@@ -15,7 +15,15 @@ from edgeaudio_models.torch_front_end import TorchFrontEnd
 from edgeaudio_models.training import CHECKPOINT_FOLDER, Progress, train
 from edgeaudio_models.training_data import Examples, TrainingData
 from edgeaudio_models.wake_word.background import joined
-from edgeaudio_models.wake_word.corpus import GAP_SECONDS, WakeWordCorpus, longest_seconds, row_samples, rows_of
+from edgeaudio_models.wake_word.corpus import (
+    ABUTTING,
+    GAP_SECONDS,
+    SLOW_ROUNDS,
+    WakeWordCorpus,
+    longest_seconds,
+    row_samples,
+    rows_of,
+)
 from edgeaudio_models.wake_word.mining import find_places, windows_at
 from edgeaudio_models.wake_word.negatives import other_texts
 from edgeaudio_models.wake_word.threshold import Threshold, choose_threshold
@@ -157,27 +165,31 @@ def _say_what(data: TrainingData, say: Say) -> None:
     say(f"{n_phrases} phrases and {len(data.train) - n_phrases} other streams of {seconds:.2f} s to learn from")
 
 
-def mining_streams(recipe: Recipe, corpus: WakeWordCorpus) -> tuple[Int16, ...]:
-    """Long streams without the phrase: words said anew, and the recorded speech and noise to learn from."""
+def mining_streams(recipe: Recipe, corpus: WakeWordCorpus) -> tuple[tuple[Int16, ...], ...]:
+    """Long streams without the phrase, for each of ``REPLAYED``: words said anew, and the recorded speech and noise to
+    learn from; the speech in another order each time, some of it without a pause between."""
     settings, voices = recipe.wake_word, corpus.speakers
     generator = np.random.default_rng([recipe.training.seed, 9])
     texts = other_texts(corpus.phrase, corpus.phonemizer, n_texts=settings.mining_clips, generator=generator)
-    said = voices.say("mining", texts, settings.mining_clips)
-    spoken = joined(
-        [*said.train, *corpus.speech.train], gap_seconds=GAP_SECONDS, sample_rate=voices.sample_rate, seed=0
-    )
-    streams = [spoken, corpus.negatives.train]
-    return tuple(streams if corpus.noise is None else [*streams, corpus.noise])
+    said = voices.say("mining", texts, settings.mining_clips, slow_rounds=SLOW_ROUNDS["mining"])
+    pieces = [*said.train, *corpus.speech.train]
+    rest = (corpus.negatives.train,) if corpus.noise is None else (corpus.negatives.train, corpus.noise)
+    streams = []
+    for turn in range(len(REPLAYED)):
+        shuffled = [pieces[i] for i in generator.permutation(len(pieces))]
+        spoken = joined(shuffled, gap_seconds=GAP_SECONDS, sample_rate=voices.sample_rate, seed=turn, abutting=ABUTTING)
+        streams.append((spoken, *rest))
+    return tuple(streams)
 
 
-def mine(checkpoint: Checkpoint, streams: Sequence[Int16], *, n_windows: int) -> tuple[Int16, float]:
-    """Windows with the highest scores over ``streams``, each replayed at ``REPLAYED`` rates; and the hours searched."""
+def mine(checkpoint: Checkpoint, streams: Sequence[Sequence[Int16]], *, n_windows: int) -> tuple[Int16, float]:
+    """Windows with the highest scores over ``streams``, for each of ``REPLAYED`` some; and the hours searched."""
     module = checkpoint.module
     front_end = TorchFrontEnd(checkpoint.features, multiple_of=module.step_frames)
     rate = checkpoint.features.sample_rate
     n_samples = round(checkpoint.recipe.wake_word.clip_seconds * rate)
     found, searched = [], 0
-    for stream in (_replayed(stream, factor) for stream in streams for factor in REPLAYED):
+    for stream in (_replayed(one, factor) for factor, each in zip(REPLAYED, streams, strict=True) for one in each):
         places = find_places(module, front_end, stream)[:n_windows]
         windows = windows_at(stream, places, n_samples=n_samples, sample_rate=rate)
         found += [(place.score, window) for place, window in zip(places, windows, strict=True)]
