@@ -239,6 +239,29 @@ def test_a_few_words_that_an_engine_cannot_say_are_left_out_and_many_end_the_wor
     assert "mute: no" in str(caught.value.__cause__)
 
 
+def test_a_share_of_the_recordings_is_followed_at_once() -> None:
+    pieces = [np.full(100, i + 1, np.int16) for i in range(400)]
+    gap_seconds = (0.05, 0.1)
+    apart = background.joined(pieces, gap_seconds=gap_seconds, sample_rate=1000, seed=0)
+    closer = background.joined(pieces, gap_seconds=gap_seconds, sample_rate=1000, seed=0, abutting=0.4)
+    ends = np.flatnonzero((closer[:-1] > 0) & (closer[1:] != closer[:-1]))
+    assert np.mean(closer[ends + 1] > 0) == pytest.approx(0.4, abs=0.08)  # one standard error is 0.025
+    assert not np.any((apart[:-1] > 0) & (apart[1:] > 0) & (apart[1:] != apart[:-1]))
+    np.testing.assert_array_equal(closer[closer > 0], apart[apart > 0])
+
+
+def test_the_stream_is_mined_in_another_order_at_every_rate(gathered: WakeWordCorpus) -> None:
+    recorded = tuple(np.full(2000, 1000 + i, np.int16) for i in range(12))
+    heard = replace(gathered, speech=background.RecordedSpeech(train=recorded), noise=None)
+    streams = training.mining_streams(small(), heard)
+    assert [len(each) for each in streams] == [2] * len(training.REPLAYED)
+    orders = {tuple(np.unique(each[0][np.isin(each[0], range(1000, 1012))], return_index=True)[1]) for each in streams}
+    assert len(orders) == len(streams)
+    for spoken, rest in streams:
+        assert all(np.count_nonzero(spoken == 1000 + i) >= 2000 for i in range(12))
+        np.testing.assert_array_equal(rest, gathered.negatives.train)
+
+
 @pytest.mark.parametrize("kind", [FliteSynthesizer, HibariSynthesizer])
 def test_further_synthesizers_speak_faster_when_told(kind: type[FliteSynthesizer | HibariSynthesizer]) -> None:
     engine = next((each for each in every_synthesizer() if isinstance(each, kind)), None)

@@ -72,13 +72,13 @@ class KokoroSynthesizer:
         formants = pitch**FORMANT_SHARE
         request = {
             "tokens": np.asarray([[0, *ids, 0]], np.int64),
-            "style": self._style(voice, len(ids))[None],
+            "style": self.style(voice, len(ids))[None],
             "speed": np.asarray([min(2.0, max(0.5, rate / formants))], np.float32),
         }
         (spoken,) = session.run(None, request)
         return to_int16(np.clip(spoken, -1.0, 1.0)), round(SAMPLE_RATE * formants)
 
-    def _style(self, voice: str, n_phonemes: int) -> NDArray[np.float32]:
+    def style(self, voice: str, n_phonemes: int) -> NDArray[np.float32]:
         """The voice's manner ``[256]`` for a text of that length, between the lengths that are stored."""
         styles = self._styles[voice].astype(np.float32)
         place = float(np.interp(n_phonemes, self._lengths, np.arange(len(self._lengths))))

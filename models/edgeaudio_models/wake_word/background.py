@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +68,10 @@ def read_speech(
     train: list[Int16] = []
     validation: list[Int16] = []
     kept = [clip for clip in clips if not is_phrase(clip.word or clip.label)]
-    for clip in kept:
-        samples = read_audio(clip.path, sample_rate=sample_rate)[0]
-        (validation if _for_validation(clip) else train).append(samples)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # decoding hours takes long, and leaves the interpreter free
+        decoded = pool.map(lambda clip: read_audio(clip.path, sample_rate=sample_rate)[0], kept)
+        for clip, samples in zip(kept, decoded, strict=True):
+            (validation if _for_validation(clip) else train).append(samples)
     return RecordedSpeech(
         train=tuple(train),
         validation=tuple(validation),
