@@ -239,6 +239,13 @@ def test_a_few_words_that_an_engine_cannot_say_are_left_out_and_many_end_the_wor
     assert "mute: no" in str(caught.value.__cause__)
 
 
+def test_slow_synthesizers_say_long_phrases_less_often() -> None:
+    short, long = (read_phrase(text, Phonemizer()) for text in ("jarvis", "hey raspberry"))
+    assert (len(short.phonemes), len(long.phonemes)) == (6, 9)
+    assert [corpus.slow_rounds(kind, short) for kind in ("phrase", "near", "other")] == [1, 4, 10]
+    assert [corpus.slow_rounds(kind, long) for kind in ("phrase", "near", "other")] == [2, 8, 20]
+
+
 def test_a_share_of_the_recordings_is_followed_at_once() -> None:
     pieces = [np.full(100, i + 1, np.int16) for i in range(400)]
     gap_seconds = (0.05, 0.1)

@@ -48,9 +48,11 @@ a word after silence would be the phrase."""
 ABUTTING = 0.4
 """Share of the recordings that the next one follows at once: the end of one word and the beginning of another are
 speech that no list of words holds, in the voices of people."""
-SLOW_ROUNDS: Mapping[str, int] = {"near": 4, "part": 4, "other": 10, "mining": 30}
-"""In one round of so many the slow synthesizers take their turn with what is not the phrase: enough that a voice of
-theirs is no sign of the phrase, within the minutes that a wake word may take."""
+SLOW_ROUNDS: Mapping[str, int] = {"phrase": 1, "near": 4, "part": 4, "other": 10, "mining": 30}
+"""In one round of so many the slow synthesizers take their turn: seldom enough with what is not the phrase for the
+minutes that a wake word may take, often enough that a voice of theirs is no sign of the phrase."""
+PHONEMES_A_ROUND = 8
+"""A phrase of more phonemes takes longer to say and to learn, so the rounds are as many times as many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +129,7 @@ def gather(
     texts = [form.format(phrase.text) for form in PROSODIES]
     return WakeWordCorpus(
         phrase=phrase,
-        positives=voices.say("phrase", texts, settings.positives, progress),
+        positives=voices.say("phrase", texts, settings.positives, progress, slow_rounds=slow_rounds("phrase", phrase)),
         negatives=_synthesized_negatives(recipe, phrase, phonemizer, voices, progress),
         speech=speech,
         noise=noise,
@@ -135,6 +137,11 @@ def gather(
         speakers=voices,
         phonemizer=phonemizer,
     )
+
+
+def slow_rounds(kind: str, phrase: Phrase) -> int:
+    """In one round of how many the slow synthesizers say clips of a kind; see :data:`SLOW_ROUNDS`."""
+    return SLOW_ROUNDS[kind] * math.ceil(len(phrase.phonemes) / PHONEMES_A_ROUND)
 
 
 def _recognizer(phrase: Phrase, phonemizer: Phonemizer) -> Callable[[str], bool]:
@@ -165,7 +172,7 @@ def _synthesized_negatives(
         ),
     }
     spoken = {
-        name: voices.say(name, texts, n, progress, slow_rounds=SLOW_ROUNDS[name])
+        name: voices.say(name, texts, n, progress, slow_rounds=slow_rounds(name, phrase))
         for name, (texts, n) in kinds.items()
         if texts and n
     }

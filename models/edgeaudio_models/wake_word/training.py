@@ -18,11 +18,11 @@ from edgeaudio_models.wake_word.background import joined
 from edgeaudio_models.wake_word.corpus import (
     ABUTTING,
     GAP_SECONDS,
-    SLOW_ROUNDS,
     WakeWordCorpus,
     longest_seconds,
     row_samples,
     rows_of,
+    slow_rounds,
 )
 from edgeaudio_models.wake_word.mining import find_places, windows_at
 from edgeaudio_models.wake_word.negatives import other_texts
@@ -171,7 +171,7 @@ def mining_streams(recipe: Recipe, corpus: WakeWordCorpus) -> tuple[tuple[Int16,
     settings, voices = recipe.wake_word, corpus.speakers
     generator = np.random.default_rng([recipe.training.seed, 9])
     texts = other_texts(corpus.phrase, corpus.phonemizer, n_texts=settings.mining_clips, generator=generator)
-    said = voices.say("mining", texts, settings.mining_clips, slow_rounds=SLOW_ROUNDS["mining"])
+    said = voices.say("mining", texts, settings.mining_clips, slow_rounds=slow_rounds("mining", corpus.phrase))
     pieces = [*said.train, *corpus.speech.train]
     rest = (corpus.negatives.train,) if corpus.noise is None else (corpus.negatives.train, corpus.noise)
     streams = []
