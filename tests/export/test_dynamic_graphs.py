@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeaudio_export.dynamic import quantize_dynamically
@@ -37,6 +38,7 @@ def kinds(graph: onnx.GraphProto) -> list[str]:
     return [node.op_type for node in graph.node]
 
 
+@pytest.mark.exact_int8
 def test_a_matrix_that_an_embedding_and_a_gemm_share_stays_whole() -> None:
     nodes = [
         helper.make_node("Gather", ["w", "row"], ["embedded"]),

@@ -144,6 +144,7 @@ def test_a_model_within_the_integer_graph_becomes_one(step: Callable[[str], Step
     assert sqnr_db(float_logits(plain, UNSEEN), found.simulate(UNSEEN)) > INT8_DB
 
 
+@pytest.mark.exact_int8
 @pytest.mark.parametrize("name", ["gru", "lstm"])
 @pytest.mark.parametrize("recipe", [{}, {"per_channel": False, "symmetric_activations": True}])
 def test_the_rest_computes_on_codes_what_it_can(

@@ -127,6 +127,7 @@ def test_a_classifier_of_samples_hears_windows_as_transformers_does(folder: Call
     assert agreement(step, samples, model.features) >= AGREEMENT
 
 
+@pytest.mark.exact_int8
 def test_a_spectrogram_transformer_hears_kaldi_features_as_transformers_does(folder: Callable[[str], Path]) -> None:
     model = read_huggingface(folder("ast"))
     assert (model.task, model.listens, model.labels) == ("keyword", "windows", KEYWORDS)
@@ -183,6 +184,7 @@ def greedy(folder: Path, samples: np.ndarray, n_tokens: int) -> list[int]:
     return tokens[1:]
 
 
+@pytest.mark.exact_int8
 def test_whisper_says_what_transformers_says_by_hand(folder: Callable[[str], Path]) -> None:
     model = read_huggingface(folder("whisper"))
     assert (model.task, model.listens, model.byte_level) == ("ctc", "steps", True)

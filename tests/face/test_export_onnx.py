@@ -58,6 +58,7 @@ def test_a_model_within_the_integer_graph_ships_for_every_engine(
     assert stages["quantization"]["sqnr_db"] > 20
 
 
+@pytest.mark.exact_int8
 @pytest.mark.parametrize("method", ["static_w8a8", "dynamic_w8", "float32"])
 def test_a_model_beyond_it_ships_for_onnx_runtime_alone_and_says_why(
     run: Any, face: Any, recurrent: Path, labels: Path, tmp_path: Path, method: str
@@ -83,6 +84,7 @@ def test_a_model_beyond_it_ships_for_onnx_runtime_alone_and_says_why(
     assert report.numerics == "unspecified"
 
 
+@pytest.mark.exact_int8
 def test_its_bundle_hears_a_recording_is_inspected_and_proven(
     run: Any, face: Any, recurrent: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_its_bundle_hears_a_recording_is_inspected_and_proven(
     assert proof.exit_code == 0
 
 
+@pytest.mark.exact_int8
 def test_a_model_without_state_hears_overlapping_windows(run: Any, face: Any, labels: Path, tmp_path: Path) -> None:
     net = WindowedNet(N_FEATURES, len(LABELS))
     path = write_onnx(tmp_path / "windowed.onnx", net, n_features=N_FEATURES, frames=20)

@@ -40,6 +40,7 @@ def recording(path: Path, seconds: int = 2) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.exact_int8
 def test_a_module_says_what_it_is_and_runs_in_windows(
     run: Any, face: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
