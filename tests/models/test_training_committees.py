@@ -18,7 +18,7 @@ from tests.training_on_tones import DATA, KEYWORD, Killed, kill_at, same_weights
 
 COMMITTEE = replace(
     KEYWORD,
-    training=replace(KEYWORD.training, epochs=20),
+    training=replace(KEYWORD.training, epochs=26),
     model=replace(KEYWORD.model, architecture="ds_tc_committee", parameters={**KEYWORD.model.parameters, "members": 3}),
 )
 
@@ -62,7 +62,7 @@ def test_what_one_member_learns_does_not_reach_another() -> None:
 def test_a_committee_learns_the_tones_and_its_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole = train(COMMITTEE, DATA, tmp_path / "whole")
     assert isinstance(whole.module, DsTcCommittee)
-    assert whole.history[-1].loss < 0.8 * whole.history[0].loss  # 0.71 on one processor, less on others
+    assert whole.history[-1].loss < 0.7 * whole.history[0].loss
     with pytest.raises(Killed):
         train(COMMITTEE, DATA, tmp_path / "killed", progress=kill_at(5))
     assert same_weights(train(COMMITTEE, DATA, tmp_path / "killed"), whole)
