@@ -30,9 +30,9 @@ class Tolerance:
 
 INT8 = Tolerance(lsb=0, share=0.002, limit=8)
 """The QDQ model multiplies and adds in float32, so a sum that falls on the boundary between two codes may go the other
-way (about 1 in 100,000 for each layer); what follows it in the step makes more of it (3 codes behind 12 blocks). The
-products of a gated recurrence have few values and lie on boundaries more often: of one GRU 23 of 21,800 codes, each
-by one, on one kind of processor, fewer on others. A faulty lowering changes whole channels."""
+way (about 1 in 100,000 for each layer); what follows it in the step makes more of it (3 codes behind 12 blocks). How
+many is a matter of the processor's order of adding: 23 of 21,800 codes of one GRU, each by one, on an x86 without
+VNNI."""
 WIDE = Tolerance(lsb=16, share=0.0, limit=16)
 """int16 codes, and float32 in steps of its largest value over 32767: a float32 sum has 24 bits, so one code more or
 less for each layer is rounding, and gains of layers multiply it. 16 of them are a sixteenth of an int8 step."""

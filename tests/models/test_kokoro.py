@@ -22,7 +22,7 @@ from edgeaudio_models.zoo_entries import checkpoint_folder
 RATE = 16_000
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNDERSTOOD = 0.55
-"""Least share of words that a network trained on people hears right; 0.75 over 27 voices, a twelfth by chance."""
+"""Least share of words that a network trained on people hears right; by chance it is a twelfth."""
 
 
 @pytest.fixture(scope="module")
